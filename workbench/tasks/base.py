@@ -1,0 +1,85 @@
+"""What a task is: examples in three splits, and the grader that decides what a right answer is.
+
+Methods get `practice` and `dev`. The third split, `test`, is behind `open_test`, which only
+`workbench/harness.py` may name; a test of the imports holds that.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from workbench.errors import UserError
+from workbench.identity import short_hash
+from workbench.types import Example
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A grader's verdict on one text: the answer it found (None where there is none) and whether it is right."""
+
+    answer: str | None
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task, loaded.
+
+    Attributes:
+        name: its name in the registry.
+        settings: what it was loaded with, as JSON data, without paths.
+        practice, dev: the examples that methods may use.
+        grade: the grader. Equal answers come back as equal strings, so that votes can be counted.
+        prompt: name of the prompt used unless another is asked for.
+        labels: the classes, where the task is a classification.
+        max_tokens: the longest answer that is waited for, unless the user says otherwise.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    practice: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    _test: tuple[Example, ...] = field(repr=False)
+    grade: Callable[[str, Example], Grade] = field(repr=False, compare=False)
+    prompt: str
+    labels: tuple[str, ...] = ()
+    max_tokens: int = 256
+
+    @property
+    def hash(self) -> str:
+        """Hash of the settings and of every example (inputs and targets) in every split."""
+        parts = {
+            split: [(e.id, e.target) for e in examples]
+            for split, examples in (("practice", self.practice), ("dev", self.dev), ("test", self._test))
+        }
+        return short_hash({"name": self.name, "settings": self.settings, **parts})
+
+
+def open_test(task: Task) -> tuple[Example, ...]:
+    """The test split. Only the harness calls this: whatever else looked at it would tune on it."""
+    return task._test
+
+
+def split_of(example: Example, practice: float = 0.6, dev: float = 0.15) -> str:
+    """The split an example belongs to, by the hash of its content: the same in every variant of a data set."""
+    position = int.from_bytes(hashlib.sha256(f"split:{example.id}".encode()).digest()[:8], "big") / 2**64
+    if position < practice:
+        return "practice"
+    return "dev" if position < practice + dev else "test"
+
+
+def split_examples(examples: Iterable[Example]) -> dict[str, tuple[Example, ...]]:
+    """Examples by split, each split in the order of the examples' ids, so that its first n are a fair sample.
+
+    Raises:
+        UserError: two examples ask the same question; with different answers it says so.
+    """
+    seen: dict[str, Example] = {}
+    for example in examples:
+        other = seen.setdefault(example.id, example)
+        if other is not example:
+            how = "twice" if other.target == example.target else "twice with different answers"
+            raise UserError(f"The question {example.input[:80]!r} is in the data {how}.")
+    ordered = sorted(seen.values(), key=lambda e: e.id)
+    return {name: tuple(e for e in ordered if split_of(e) == name) for name in ("practice", "dev", "test")}
