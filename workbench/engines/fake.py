@@ -1,0 +1,185 @@
+"""An engine without weights: scripted answers, or answers made up from the prompt's text alone.
+
+It ships as an ordinary engine, so that every recipe can be tried in a second. Arithmetic in the prompt is
+worked out, and the right result is given with a stated probability; anything else is answered with a word of
+the prompt. All of it comes from hashes: the same request gives the same answer on every machine.
+"""
+
+import ast
+import hashlib
+import operator
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.cost import ModelShape
+from workbench.engines.base import Batch, sample_seed
+from workbench.errors import UserError, check_range
+from workbench.types import Completion, Finish, Model, Request, Sampling
+
+ACCURACY = 0.5
+"""How often `Model("fake")` is right; `Model("fake:0.8")` is right four times in five."""
+
+WIDTH = 64
+"""The width of `embed`."""
+
+NUMBER = r"\(*-?\d+(?:\.\d+)?\)*"
+EXPRESSION = re.compile(rf"{NUMBER}(?:\s*[-+*/×÷]\s*{NUMBER})+")
+OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+class FakeEngine:
+    """Answers from a script, or made up from the prompt.
+
+    Args:
+        model: `fake`, or `fake:ACCURACY` with the probability that an arithmetic answer is right.
+        script: `script(request, index)` is the text of that sample. Where it raises, that sample is a
+            completion that finished with `error`, as a failed request is with a real engine.
+
+    Raises:
+        UserError: the accuracy is not a number in [0, 1].
+    """
+
+    version = "fake 1"
+    shape = ModelShape(parameters=1_000_000, layers=2, hidden=64, heads=4, kv_heads=4, head_dim=16)
+
+    def __init__(self, model: Model, script: Callable[[Request, int], str] | None = None) -> None:
+        self._name = f"{model.base}|{model.adapter}"
+        self._accuracy = _accuracy(model.base)
+        self._script = script
+
+    def sample(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Batch]:
+        """Draw every index of every request; a batch is one request. A token is a word."""
+        for request in requests:
+            yield [(request.id, self._completion(request, index, sampling)) for index in request.indices]
+
+    def logprobs(
+        self, requests: Sequence[Request], continuations: Sequence[Sequence[str]]
+    ) -> Iterator[Batch]:
+        """Made-up log-probabilities of each continuation, between -3 and 0 a word."""
+        for request, texts in zip(requests, continuations, strict=True):
+            prompt = _prompt(request)
+            prompt_tokens = len(prompt.split())
+            yield [
+                (
+                    request.id,
+                    Completion(
+                        index=index,
+                        text=text,
+                        prompt_tokens=prompt_tokens,
+                        completion_tokens=max(1, len(text.split())),
+                        logprob=self._logprob(prompt, text),
+                        finish=Finish.SCORED,
+                    ),
+                )
+                for index, text in enumerate(texts)
+            ]
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Hashed bags of words, shape [len(texts), 64], unit length; texts that share words are near."""
+        vectors = np.zeros((len(texts), WIDTH), dtype=np.float32)
+        for row, text in enumerate(texts):
+            for word in re.findall(r"\w+", text.lower()) or [""]:
+                vectors[row, _hash(word) % WIDTH] += 1.0
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _completion(self, request: Request, index: int, sampling: Sampling) -> Completion:
+        prompt = _prompt(request)
+        prompt_tokens = len(prompt.split())
+        try:
+            text = self._script(request, index) if self._script else self._answer(request, index, sampling)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            return Completion(index, "", prompt_tokens, finish=Finish.ERROR, error=reason)
+        ends = [text.find(stop) for stop in sampling.stop if stop in text]
+        text = text[: min(ends)] if ends else text
+        words = [match.end() for match in re.finditer(r"\S+", text)]
+        finish = Finish.STOP
+        if len(words) > sampling.max_tokens:
+            text, finish = text[: words[sampling.max_tokens - 1]], Finish.LENGTH
+        return Completion(
+            index=index,
+            text=text,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=min(len(words), sampling.max_tokens),
+            logprob=self._logprob(prompt, text),
+            finish=finish,
+        )
+
+    def _answer(self, request: Request, index: int, sampling: Sampling) -> str:
+        prompt = _prompt(request)
+        seed = sample_seed(sampling.seed, request.id, index) if sampling.temperature > 0 else 0
+        draw = random.Random(_hash(f"{self._name}|{prompt}|{seed}"))
+        result = _last_result(_question(request))
+        if result is None:
+            words = re.findall(r"[^\W\d_]+", prompt) or ["unknown"]
+            return f"The answer is {draw.choice(words)}."
+        if draw.random() >= self._accuracy:
+            result += draw.choice([-10, -2, -1, 1, 2, 10])
+        return f"The answer is {result if result.denominator == 1 else float(result)}."
+
+    def _logprob(self, prompt: str, text: str) -> float:
+        draw = random.Random(_hash(f"{self._name}|{prompt}|{text}"))
+        return -3.0 * sum(draw.random() for _ in range(max(1, len(text.split()))))
+
+
+def _accuracy(base: str) -> float:
+    family, colon, value = base.partition(":")
+    if family != "fake" or not colon:
+        return ACCURACY
+    try:
+        accuracy = float(value)
+    except ValueError:
+        raise UserError(
+            f"{base!r} is no fake model. Write fake, or fake:0.6 for one right in 60 %."
+        ) from None
+    check_range("the accuracy in fake:ACCURACY", accuracy, 0, 1)
+    return accuracy
+
+
+def _prompt(request: Request) -> str:
+    return "\n".join(message.content for message in request.messages)
+
+
+def _question(request: Request) -> str:
+    """The last user turn of a chat; a text prompt is one piece, and its question comes last in it."""
+    users = [message.content for message in request.messages if message.role == "user"]
+    return users[-1] if users and request.style == "chat" else _prompt(request)
+
+
+def _last_result(text: str) -> Fraction | None:
+    """The value of the last arithmetic expression in a text, or None where there is none."""
+    for match in reversed(list(EXPRESSION.finditer(text))):
+        expression = match.group().replace("×", "*").replace("÷", "/")
+        try:
+            return _value(ast.parse(expression, mode="eval").body)
+        except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+            continue
+    return None
+
+
+def _value(node: ast.expr) -> Fraction:
+    if isinstance(node, ast.BinOp):
+        return OPERATORS[type(node.op)](_value(node.left), _value(node.right))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand)
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return Fraction(str(node.value))
+    raise ValueError(ast.dump(node))
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
