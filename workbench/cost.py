@@ -20,7 +20,7 @@ GRID_KG_PER_KWH = 0.4289
 """Grid intensity: 552 t CO₂e over 1,287 MWh, as Patterson et al. (2021, table 4) give it for GPT-3."""
 
 PUE = 1.0
-"""Power usage effectiveness, a building's overhead: 1 is a machine under a desk, data centres have 1.1–1.6."""
+"""Power usage effectiveness, a building's overhead: 1 is a machine under a desk, data centres 1.1–1.6."""
 
 
 @dataclass(frozen=True)
