@@ -1,0 +1,64 @@
+"""The tasks by name. To add one: a file with a frozen `Config` and `load(config)`, and a line here."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from importlib import import_module
+from typing import Any, get_type_hints
+
+from workbench.errors import unknown_name
+from workbench.tasks.base import Task
+from workbench.tasks.settings import build, read_yaml
+
+TASKS = {
+    "arithmetic": "workbench.tasks.arithmetic",
+}
+
+
+def task_names() -> tuple[str, ...]:
+    """The names of all tasks, in the order of a listing."""
+    return tuple(TASKS)
+
+
+def _module(name: str) -> Any:
+    if name not in TASKS:
+        raise unknown_name(
+            "task", name, TASKS, "A name ending in .yaml is a file that describes your own task."
+        )
+    return import_module(TASKS[name])
+
+
+def load_task(name: str, arguments: Mapping[str, str] | None = None) -> Task:
+    """A task by its name, with the given arguments in place of its defaults.
+
+    Args:
+        name: one of `task_names()`, or the path of a .yaml file that describes a `file` task.
+        arguments: the task's `Config` fields as text, as on a command line.
+
+    Raises:
+        UserError: no such task or argument, an argument of the wrong type or out of range, bad data.
+    """
+    values: dict[str, Any] = dict(arguments or {})
+    if name.endswith((".yaml", ".yml")):
+        name, values = "file", read_yaml(name) | values
+    module = _module(name)
+    task: Task = module.load(build(name, module.Config, values))
+    return task
+
+
+def describe(name: str) -> tuple[str, tuple[tuple[str, str, str], ...]]:
+    """A task's one-line summary, and its arguments as (name, type, default); a required one's default is "".
+
+    Raises:
+        UserError: there is no such task.
+    """
+    module = _module(name)
+    hints = get_type_hints(module.Config)
+    arguments = tuple(
+        (
+            f.name,
+            getattr(hints[f.name], "__name__", str(hints[f.name])),
+            "" if f.default is MISSING else str(f.default),
+        )
+        for f in fields(module.Config)
+    )
+    return (module.__doc__ or "").partition("\n")[0], arguments

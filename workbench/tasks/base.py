@@ -16,7 +16,7 @@ from workbench.types import Example
 
 @dataclass(frozen=True)
 class Grade:
-    """A grader's verdict on one text: the answer it found (None where there is none) and whether it is right."""
+    """A verdict on one text: the answer found in it (None where there is none) and whether it is right."""
 
     answer: str | None
     correct: bool
@@ -56,13 +56,36 @@ class Task:
         return short_hash({"name": self.name, "settings": self.settings, **parts})
 
 
+def make_task(
+    name: str,
+    *,
+    settings: Mapping[str, Any],
+    splits: Mapping[str, tuple[Example, ...]],
+    grade: Callable[[str, Example], Grade],
+    prompt: str,
+    labels: tuple[str, ...] = (),
+    max_tokens: int = 256,
+) -> Task:
+    """A Task from its three splits, so that a task's own file need not name the closed one.
+
+    Raises:
+        UserError: a split is empty.
+    """
+    for split in ("practice", "dev", "test"):
+        if not splits[split]:
+            raise UserError(f"The task {name!r} has no question in its {split} split; it needs more data.")
+    return Task(
+        name, settings, splits["practice"], splits["dev"], splits["test"], grade, prompt, labels, max_tokens
+    )
+
+
 def open_test(task: Task) -> tuple[Example, ...]:
     """The test split. Only the harness calls this: whatever else looked at it would tune on it."""
     return task._test
 
 
 def split_of(example: Example, practice: float = 0.6, dev: float = 0.15) -> str:
-    """The split an example belongs to, by the hash of its content: the same in every variant of a data set."""
+    """The split an example belongs to, by the hash of its content: one split in every variant of the data."""
     position = int.from_bytes(hashlib.sha256(f"split:{example.id}".encode()).digest()[:8], "big") / 2**64
     if position < practice:
         return "practice"
