@@ -53,9 +53,10 @@ def inference_flops(
 ) -> float:
     """FLOPs of answering one question: its prompt once, then `samples` completions of it.
 
-    Each token costs 2N for the weights (Kaplan et al. 2020, §2.1) and, with t tokens in its context (itself
-    among them), 4·layers·heads·head_dim·t for attention: 2 for the scores QKᵀ and 2 for their product with
-    V (PaLM, Chowdhery et al. 2022, appendix B, gives 12·L·H·Q·T with the backward pass: three times that).
+    Each token costs 2N for the weights (Kaplan et al. 2020, §2.1; N is all parameters here, for the output
+    layer's product is real work) and, with t tokens in its context (itself among them),
+    4·layers·heads·head_dim·t for attention: 2 for the scores QKᵀ and 2 for their product with V (PaLM,
+    Chowdhery et al. 2022, appendix B, gives 12·L·H·Q·T with the backward pass: three times that).
     Summed over a growing context: prompt tokens have t = 1…P, completion tokens t = P+1…P+C.
 
     Args:
@@ -100,7 +101,7 @@ def kv_cache_bytes(shape: ModelShape, tokens: int, bytes_per_value: int = 2) -> 
 def chinchilla_loss(parameters: float, tokens: float) -> float:
     """Predicted pre-training loss in nats a token: 1.69 + 406.4/N^0.34 + 410.7/D^0.28.
 
-    Hoffmann et al. 2022, equation 10, for N parameters trained on D tokens.
+    Hoffmann et al. 2022, appendix D.3, for N parameters trained on D tokens.
     """
     check_range("parameters", parameters, 1, 1e18)
     check_range("tokens", tokens, 1, 1e18)
@@ -108,7 +109,7 @@ def chinchilla_loss(parameters: float, tokens: float) -> float:
 
 
 def carbon_kg(watt_hours: float, grid_kg_per_kwh: float = GRID_KG_PER_KWH, pue: float = PUE) -> float:
-    """Kilograms of CO₂e: energy × PUE × grid intensity (Patterson et al. 2021, §2)."""
+    """Kilograms of CO₂e: energy × PUE × grid intensity (Patterson et al. 2021)."""
     check_range("watt_hours", watt_hours, 0, 1e15)
     check_range("grid_kg_per_kwh", grid_kg_per_kwh, 0, 10)
     check_range("pue", pue, 1, 10)
