@@ -44,11 +44,11 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Floats:
     log_miss = np.zeros(n.shape)
     with np.errstate(divide="ignore"):  # log1p(-1): no way to miss
         for i in range(int(fewer.max(initial=0))):
-            live = i < fewer
-            log_miss += np.where(live, np.log1p(-more / np.where(live, n - i, np.inf)), 0.0)
+            left = np.where(i < fewer, n - i, np.inf)  # a finished product gets factors of 1
+            log_miss += np.log1p(-np.minimum(more / left, 1.0))
             if np.all((log_miss < -40) | (i + 1 >= fewer)):  # 1 − e^−40 is 1 in double precision
                 break
-    return np.asarray(-np.expm1(log_miss))
+    return np.asarray(0.0 - np.expm1(log_miss))  # not −expm1, whose 0 is −0
 
 
 def _counts(name: str, values: ArrayLike) -> Floats:
