@@ -138,6 +138,14 @@ def test_random_subsets_agree_with_the_exact_sum(monkeypatch):
     assert not np.array_equal(drawn, stats.majority_curve(table, targets, ks, subsets=2500, seed=2))
 
 
+def test_random_subsets_without_a_vote_or_a_target_score_0(monkeypatch):
+    monkeypatch.setattr(stats, "EXACT_WORK", 0)
+    table = [[-1, -1, -1, -1], [-1, -1, 3, -1], [-1, -1, -1, 3], [3, 3, 3, 3]]
+    curve = stats.majority_curve(table, [3, 4, 3, -1], [4, 2], subsets=400)
+    assert curve[:, 0].tolist() == [0, 0, 1, 0]
+    assert curve[2, 1] == pytest.approx(0.5, abs=0.1)  # half of the pairs hold the one vote
+
+
 def test_questions_with_the_same_answers_draw_different_subsets(monkeypatch):
     monkeypatch.setattr(stats, "EXACT_WORK", 0)
     row = np.repeat([0, 1], 50)

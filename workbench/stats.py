@@ -136,12 +136,14 @@ def majority_curve(
     if drawn:
         wanted = [ks[column] for column in drawn]
         scores[:, drawn] = _majority_drawn(cells, target_Q, classes, wanted, subsets=subsets, seed=seed)
-    scores[targets_Q < 0] = 0
     return scores
 
 
 def _compress(answers_QN: Ints, targets_Q: Ints) -> tuple[Ints, Ints, int]:
-    """Renumber each row's answers and target 0 … classes−1; what does not vote becomes `classes`."""
+    """Renumber each row's answers and target 0 … classes−1; what does not vote becomes `classes`.
+
+    A target of −1 gets a class that no vote is for, so it is never right.
+    """
     table = np.concatenate([targets_Q[:, None], answers_QN], axis=1)
     order = np.argsort(table, axis=1)
     ordered = np.take_along_axis(table, order, axis=1)
