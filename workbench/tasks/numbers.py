@@ -35,6 +35,8 @@ _MARKER = re.compile(
 )
 
 _EXPRESSION = re.compile(r"[\d\s+\-*/×÷().,$=]*=\s*")  # "7 + 8 = ": what is asked, before what it is worth
+_BEYOND = re.compile(r"\^|\*\*[\d(]|\\[A-Za-z]")  # powers and LaTeX: more than a number
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 
 
@@ -121,7 +123,7 @@ def find_number(text: str) -> str | None:
     text = _plain(text)
     for marker in reversed(list(_MARKER.finditer(text))):
         if marker["boxed"]:
-            content = last_boxed(text[: marker.end()] + text[marker.end() :])
+            content = last_boxed(text)
             return None if content is None else read_number(content)
         after = text[marker.end() :]
         line = after.lstrip(" \t\n:*").partition("\n")[0]
@@ -132,5 +134,22 @@ def find_number(text: str) -> str | None:
             found = _numbers(after)[-1:]  # "A: First, 3 apples and 4 apples …": reasoning follows
         if found:
             return found[0]
+        if _BEYOND.search(sentence):
+            return None  # the answer is an expression, which `find_expression` finds
     found = _numbers(text)
     return found[-1] if found else None
+
+
+def find_expression(text: str) -> str | None:
+    r"""The expression that a text gives as its answer, as it is written, or None.
+
+    It is what the last \boxed{…} holds, else the sentence after the last marker, else the text itself. A
+    sentence with words in it (three letters or more, LaTeX's own aside) is no expression.
+    """
+    found = last_boxed(text)
+    if found is None:
+        markers = list(_MARKER.finditer(text))
+        found = text[markers[-1].end() :] if markers else text
+        found = _SENTENCE_END.split(found.lstrip(" \t\n:*"), maxsplit=1)[0]
+    found = re.sub(r"\\text\{[^{}]*\}", " ", found).strip(" \t\n.$").removeprefix("\\(").removesuffix("\\)")
+    return None if not found or _WORD.search(found) else found.replace("**", "^")
