@@ -64,6 +64,19 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
         file.write(content)
 
 
+def append_line(path: str | Path, line: bytes) -> None:
+    """Append a line to a file, handed to the operating system before this returns.
+
+    Raises:
+        UserError: the disk is full or the file cannot be written.
+    """
+    try:
+        with Path(path).open("ab") as file:
+            file.write(line + b"\n")
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error.strerror or error}.") from error
+
+
 def json_bytes(value: Any, indent: int | None = None) -> bytes:
     """A value as JSON in UTF-8 that every reader accepts: lone surrogates, which UTF-8 lacks, as escapes.
 
