@@ -96,8 +96,8 @@ def test_another_config_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "../up", "..", ".", "a/b", "a\\b", "/etc", "C:", "c:\\x", "con", "NUL.txt", "com1", "a\n", "a\0b", "a ",
-        "-x", ".hidden", "x.", "\u202ex", "a" * 200,
+        "../up", "..", ".", "a/b", "a\\b", "/etc", "C:", "c:\\x", "con", "NUL.txt", "com1", "a\n", "a\0b",
+        "a ", "-x", ".hidden", "x.", "\u202ex", "a" * 200,
     ],
 )  # fmt: skip
 def test_names_that_are_no_plain_folder_are_refused(tmp_path: Path, name: str) -> None:
