@@ -1,0 +1,317 @@
+"""A model behind one or several OpenAI-compatible servers; vLLM is the one it is written for.
+
+A request's samples are asked for as runs of consecutive indices: `n` samples with the seed of the first, to
+which vLLM gives the seeds s, s + 1, …, so that no two calls share one. Whatever a server answers that is not
+a finished completion becomes a completion that finished with `error`: never an answer, right or wrong.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.cost import ModelShape
+from workbench.engines.base import Batch, sample_seed
+from workbench.engines.client import ServerError, Servers
+from workbench.errors import UserError, check_range, unknown_name
+from workbench.types import Completion, Finish, Model, Request, Sampling
+
+MAX_N = 32
+"""Samples in one HTTP request: what is lost when it fails."""
+
+FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
+
+CONTROL = re.compile(r"<[|｜][^<>]*[|｜]>|</?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[/?INST\]")
+"""What the usual chat templates part turns with. A server reads it as control tokens wherever it stands."""
+
+
+class VllmEngine:
+    """Client of OpenAI-compatible servers that serve the same model.
+
+    Args:
+        model: its served name is the adapter folder's name, or else the base.
+        endpoints: the servers' addresses, with or without `/v1`; they take turns.
+        api_key: the key that the servers want, or None.
+        served_name: the name in the servers' /v1/models, where it is another one.
+        concurrency: HTTP requests in flight at once, over all endpoints.
+        timeout: seconds that one HTTP request may take.
+        retries: further tries after 408, 409, 425, 429, 5xx (not 501), a lost connection or a time-out.
+        backoff: seconds before the first retry; doubled for every further one.
+
+    Raises:
+        UserError: an address that is none, or a number out of its range.
+    """
+
+    shape: ModelShape | None = None  # a server does not tell its model's size
+
+    def __init__(
+        self,
+        model: Model,
+        endpoints: Sequence[str],
+        *,
+        api_key: str | None = None,
+        served_name: str | None = None,
+        concurrency: int = 32,
+        timeout: float = 300.0,
+        retries: int = 5,
+        backoff: float = 0.5,
+    ) -> None:
+        check_range("concurrency", concurrency, 1, 1024)
+        check_range("timeout", timeout, 0, 86400, open_low=True)
+        check_range("retries", retries, 0, 100)
+        check_range("backoff", backoff, 0, 60)
+        self._name = served_name or (Path(model.adapter).name if model.adapter else model.base)
+        self._concurrency = concurrency
+        self._servers = Servers(endpoints, api_key, timeout, retries, backoff)
+        self._label_tokens: dict[str, list[int]] = {}
+
+    @cached_property
+    def version(self) -> str:
+        """The servers' software and what they serve under the name; asked once.
+
+        Endpoints that do not answer are passed over as long as one does.
+
+        Raises:
+            UserError: no endpoint answers, or one does not serve the model.
+        """
+        versions: set[str] = set()
+        failures = []
+        for url in self._servers.urls:
+            try:
+                models = self._servers.get(f"{url}/v1/models").get("data") or []
+            except ServerError as error:
+                failures.append(f"{url}: {error}")
+                continue
+            cards = {str(card.get("id")): card for card in models if isinstance(card, dict)}
+            if self._name not in cards:
+                raise unknown_name(f"model at {url}", self._name, cards)
+            # The root is the folder or Hub id behind the name: two models served under one name differ in it.
+            versions.add(f"{self._software(url)}, {cards[self._name].get('root') or self._name}")
+        if not versions:
+            raise UserError(f"No server answers. {'; '.join(failures)}. Is it started, and is it loaded?")
+        return " + ".join(sorted(versions))
+
+    def sample(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Batch]:
+        """Draw every index of every request; a batch is one HTTP request's completions.
+
+        Raises:
+            UserError: the key is refused, or no endpoint can be reached any more. What came before is whole.
+        """
+        largest = MAX_N if sampling.temperature > 0 else 1  # vLLM refuses n > 1 where all would be equal
+        jobs = (
+            partial(self._draw, request, run, sampling)
+            for request in requests
+            for run in _runs(request.indices, largest)
+        )
+        return self._servers.stream(jobs, self._concurrency)
+
+    def logprobs(
+        self, requests: Sequence[Request], continuations: Sequence[Sequence[str]]
+    ) -> Iterator[Batch]:
+        """Log-probability of each continuation right after its request's prompt; a batch is one request.
+
+        Raises:
+            UserError: as `sample`, or a continuation has no tokens.
+        """
+        jobs = (
+            partial(self._score, request, tuple(texts))
+            for request, texts in zip(requests, continuations, strict=True)
+        )
+        return self._servers.stream(jobs, self._concurrency)
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Not here.
+
+        Raises:
+            UserError: always; a server gives no hidden states.
+        """
+        raise UserError("A server gives no hidden states to embed with. Use the engine hf for embeddings.")
+
+    def close(self) -> None:
+        """Nothing to free: connections live as long as the iterator that `sample` returned."""
+
+    def _software(self, url: str) -> str:
+        try:
+            return f"vllm {self._servers.get(f'{url}/version')['version']}"
+        except (ServerError, KeyError):
+            return "openai-compatible"
+
+    async def _draw(
+        self, request: Request, run: range, sampling: Sampling, client: httpx.AsyncClient
+    ) -> Batch:
+        body = {
+            "model": self._name,
+            "n": len(run),
+            "seed": sample_seed(sampling.seed, request.id, run.start),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            # Said although they change nothing: a server may take other defaults from the model's folder.
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "max_tokens": sampling.max_tokens,
+            "stop": list(sampling.stop),
+        }
+        try:
+            _check_no_control(message.content for message in request.messages)
+            if request.style == "chat":
+                path, body = "/v1/chat/completions", body | _conversation(request)
+                body |= {"logprobs": True, "top_logprobs": 0}
+            else:
+                path, body = "/v1/completions", body | {"prompt": _text(request), "logprobs": 0}
+            answer, seconds = await self._servers.post(client, path, body)
+            completions = _read_samples(answer, run, seconds)
+        except ServerError as error:
+            completions = self._failed(error, dict.fromkeys(run, ""))
+        return [(request.id, completion) for completion in completions]
+
+    async def _score(self, request: Request, texts: tuple[str, ...], client: httpx.AsyncClient) -> Batch:
+        try:
+            _check_no_control([*(message.content for message in request.messages), *texts])
+            what = _conversation(request) if request.style == "chat" else {"prompt": _text(request)}
+            prompt = await self._tokenize(client, what)
+            owns = [await self._own_tokens(client, request, prompt, text) for text in texts]
+            # echo with max_tokens=0 gives the log-probabilities of the prompt itself and draws nothing.
+            body: dict[str, Any] = {"model": self._name, "prompt": [prompt + own for own in owns]}
+            body |= {"max_tokens": 0, "echo": True, "logprobs": 0}
+            answer, seconds = await self._servers.post(client, "/v1/completions", body)
+            scores = _read_scores(answer, len(prompt), owns)
+            completions = [
+                Completion(i, text, len(prompt), len(own), score, seconds / len(texts), Finish.SCORED)
+                for i, (text, own, score) in enumerate(zip(texts, owns, scores, strict=True))
+            ]
+        except ServerError as error:
+            # All of them: one label without a score would leave a choice among the others.
+            completions = self._failed(error, dict(enumerate(texts)))
+        return [(request.id, completion) for completion in completions]
+
+    def _failed(self, error: ServerError, texts: dict[int, str]) -> list[Completion]:
+        reason = self._servers.scrub(str(error))
+        return [Completion(i, text, finish=Finish.ERROR, error=reason) for i, text in texts.items()]
+
+    async def _own_tokens(
+        self, client: httpx.AsyncClient, request: Request, prompt: list[int], text: str
+    ) -> list[int]:
+        """The continuation's tokens, as the engine hf has them.
+
+        In text style they are what follows the prompt in the whole, so that a leading space stays with its
+        word; after a chat template they are those of the continuation by itself.
+        """
+        if request.style == "text":
+            whole = await self._tokenize(client, {"prompt": _text(request) + text})
+            if whole[: len(prompt)] == prompt and len(whole) > len(prompt):
+                return whole[len(prompt) :]
+        if text not in self._label_tokens:
+            own = await self._tokenize(client, {"prompt": text, "add_special_tokens": False})
+            if not own:
+                raise UserError(f"The continuation {text!r} has no tokens, so it has no likelihood.")
+            self._label_tokens[text] = own
+        return self._label_tokens[text]
+
+    async def _tokenize(self, client: httpx.AsyncClient, what: dict[str, Any]) -> list[int]:
+        answer, _ = await self._servers.post(client, "/tokenize", {"model": self._name, **what})
+        tokens = answer.get("tokens")
+        if not isinstance(tokens, list):
+            raise ServerError(f"/tokenize gave no tokens: {str(answer)[:200]}")
+        return tokens
+
+
+def _runs(indices: Sequence[int], largest: int) -> Iterator[range]:
+    """The indices as runs of consecutive ones, none longer than `largest`."""
+    for _, group in itertools.groupby(enumerate(sorted(set(indices))), key=lambda pair: pair[1] - pair[0]):
+        run = [index for _, index in group]
+        for start in range(run[0], run[-1] + 1, largest):
+            yield range(start, min(start + largest, run[-1] + 1))
+
+
+def _check_no_control(texts: Iterator[str] | Sequence[str]) -> None:
+    for text in texts:
+        if found := CONTROL.search(text):
+            raise ServerError(
+                f"The text holds {found.group()!r}, which a server would read as a control token instead of "
+                "as text, so it was not sent. The engine hf takes it as text."
+            )
+
+
+def _text(request: Request) -> str:
+    return "".join(message.content for message in request.messages)
+
+
+def _conversation(request: Request) -> dict[str, Any]:
+    messages = [{"role": message.role, "content": message.content} for message in request.messages]
+    begun = request.messages[-1].role == "assistant"  # the start of the answer, which the model goes on with
+    return {"messages": messages, "add_generation_prompt": not begun, "continue_final_message": begun}
+
+
+def _read_samples(answer: dict[str, Any], run: range, seconds: float) -> list[Completion]:
+    """One completion for every index of the run, with `error` where its choice is missing or unfinished.
+
+    Raises:
+        ServerError: the answer is not of the form that the OpenAI API describes.
+    """
+    try:
+        choices = {choice["index"]: choice for choice in answer["choices"]}
+        usage = answer["usage"]
+        share = usage["completion_tokens"] // len(run)  # for a server that gives no log-probabilities
+        return [
+            _read_sample(index, choices.get(place), usage["prompt_tokens"], share, seconds / len(run))
+            for place, index in enumerate(run)
+        ]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ServerError(f"The answer lacks what it must have ({error!r}): {str(answer)[:200]}") from None
+
+
+def _read_sample(
+    index: int, choice: dict[str, Any] | None, prompt_tokens: int, share: int, seconds: float
+) -> Completion:
+    if choice is None:
+        error = "The server gave fewer samples than were asked for."
+        return Completion(index, "", finish=Finish.ERROR, error=error)
+    text = choice["message"]["content"] if "message" in choice else choice["text"]
+    reason = choice["finish_reason"]
+    if reason not in FINISHES or not isinstance(text, str):
+        error = f"The sample ended with {reason!r} and {'text' if isinstance(text, str) else 'no text'}."
+        return Completion(index, "", finish=Finish.ERROR, error=error)
+    told = choice.get("logprobs") or {}
+    chat = told.get("content") or ()
+    # One per token, the end-of-turn token among them: `usage` has only the sum over the samples.
+    scores = [token["logprob"] for token in chat] or told.get("token_logprobs") or []
+    return Completion(
+        index=index,
+        text=text,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=len(scores) or share,
+        logprob=_finite_sum(scores) if scores else None,
+        seconds=seconds,
+        finish=FINISHES[reason],
+    )
+
+
+def _read_scores(answer: dict[str, Any], prompt_tokens: int, owns: Sequence[list[int]]) -> list[float]:
+    """The sum of each continuation's token log-probabilities, behind those of the prompt.
+
+    Raises:
+        ServerError: a log-probability is missing: an empty prompt, or a server that does not echo.
+    """
+    try:
+        told = {choice["index"]: choice["logprobs"]["token_logprobs"] for choice in answer["choices"]}
+        lengths = [len(told[place]) - prompt_tokens for place in range(len(owns))]
+        if lengths != [len(own) for own in owns]:
+            raise ValueError("not one for each token of the prompt and the continuation")
+        return [_finite_sum(told[place][prompt_tokens:]) for place in range(len(owns))]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerError(f"The answer lacks log-probabilities ({error!r}): {str(answer)[:200]}") from None
+
+
+def _finite_sum(scores: Sequence[float]) -> float:
+    total = math.fsum(scores)
+    if not math.isfinite(total):
+        raise ValueError(f"a sum of log-probabilities is {total}")
+    return total
