@@ -7,6 +7,7 @@ comparisons of one table share Holm's correction.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from workbench.errors import UserError
 from workbench.stats import holm, mcnemar_exact, minimum_detectable_effect, paired_bootstrap
@@ -69,6 +70,7 @@ def shared(first: Result, second: Result) -> list[tuple[str, float, float]]:
     ]
 
 
+@lru_cache(maxsize=256)  # a table, its page and its advice ask for the same pairs
 def compare(first: Result, second: Result) -> Comparison:
     """How far `second` is above `first` on their shared questions.
 

@@ -1,0 +1,293 @@
+"""`report.html`: the ladder as one page that asks for nothing from outside and works without JavaScript.
+
+Everything in it that a model, a data set or a person wrote goes through `visible` and Jinja's escaping, and
+the page's own policy forbids scripts and requests, so hostile text stays text.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from workbench.compare import changed
+from workbench.files import write_atomic
+from workbench.report import (
+    Rung,
+    advice,
+    against_first,
+    amount,
+    costs_to_use,
+    counts,
+    duration,
+    p_value,
+    percent,
+    quantity,
+    remarks,
+)
+from workbench.types import CostToMake
+
+TEMPLATE = Path(__file__).parent / "report.html.j2"
+LONGEST = 4_000  # characters of one text that are shown
+
+
+@dataclass(frozen=True)
+class ChangedExample:
+    """A question on which a rung did better (`mended`) or worse (`broken`) than the first one.
+
+    Attributes:
+        question, target: the question's text and its right answer.
+        rung: the rung's name.
+        before, after: the first rung's text and this rung's, as generated.
+        kind: which way it changed.
+    """
+
+    question: str
+    target: str
+    rung: str
+    before: str
+    after: str
+    kind: Literal["mended", "broken"] = "mended"
+
+
+def write_html(
+    path: str | Path,
+    title: str,
+    rungs: Sequence[Rung],
+    *,
+    looks: int,
+    examples: Sequence[ChangedExample] = (),
+    model: str = "",
+    command: str = "",
+    versions: Mapping[str, str] | None = None,
+) -> None:
+    """Write the page.
+
+    Args:
+        path: where to; replaced in one step.
+        title: the page's heading.
+        rungs: the first is the baseline.
+        looks: how many Systems have been looked at on this split so far.
+        examples: questions whose outcome changed against the first rung; all of them are shown.
+        model: the model's name, shown as part of the question.
+        command: what to type to get this page again.
+        versions: package → version.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    first = rungs[0].result
+    page = template.render(
+        title=title,
+        facts={
+            "Task": first.task,
+            "Model": model,
+            "Split": first.split,
+            "Questions": f"{len(first.outcomes):,}",
+            "Systems looked at": f"{looks:,}",
+        },
+        advice=advice(rungs),
+        rows=_rows(rungs),
+        with_f1=all("macro_f1" in dict(rung.result.metrics) for rung in rungs),
+        charts=[chart for size in ((960, 400), (328, 340)) if (chart := _chart(rungs, *size))],
+        groups=_groups(rungs, examples),
+        baseline=rungs[0].name,
+        remarks=remarks(rungs, looks),
+        command=command,
+        versions=versions or {},
+    )
+    write_atomic(path, page)
+
+
+def visible(text: str) -> str:
+    """Text with what cannot be seen made visible: control characters, direction marks, lone surrogates."""
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]} … ({len(text) - LONGEST:,} more characters)"
+    return _UNSEEN.sub(_symbol, text.replace("\r\n", "\n"))
+
+
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff]"
+)
+
+
+def _symbol(match: re.Match[str]) -> str:
+    character = match[0]
+    if ord(character) < 0x20:
+        return chr(0x2400 + ord(character))  # ␀, ␛, …
+    return f"⟨U+{ord(character):04X}⟩"
+
+
+def _shown(value: Any) -> Any:
+    # Jinja's own Markup is a str too, but this template makes none.
+    return visible(value) if isinstance(value, str) else value
+
+
+def _rows(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
+    rows = []
+    for rung, comparison in zip(rungs, against_first(rungs), strict=True):
+        result, make, use = rung.result, rung.result.cost_to_make, rung.result.cost_to_use
+        score = result.score
+        made = [f"{quantity(make.tokens)} tokens"] if make.tokens else []
+        made += [amount(make.flops, "FLOPs")] if make.flops else []
+        made += [f"{make.watt_hours:.3g} Wh"] if make.watt_hours else []
+        rows.append(
+            {
+                "name": rung.name,
+                "system": result.system,
+                "accuracy": percent(score.value),
+                "interval": f"{100 * score.low:.1f} – {100 * score.high:.1f}",
+                "bar": {"value": 100 * score.value, "low": 100 * score.low, "high": 100 * score.high},
+                "one_sample": percent(rung.one_sample.value) if rung.one_sample else "",
+                "p": p_value(comparison),
+                "significant": comparison is not None and comparison.significant,
+                "f1": f"{dict(result.metrics).get('macro_f1', math.nan):.3f}",
+                "counts": counts(result),
+                "make": duration(make.seconds) if make != CostToMake() else "nothing",
+                "make_parts": made,
+                "use": amount(use.flops, "FLOPs") if use.flops is not None else "FLOPs unknown",
+                "use_parts": [
+                    f"{use.prompt_tokens:,.0f} + {use.completion_tokens:,.0f} tokens",
+                    duration(use.seconds),
+                ],
+            }
+        )
+    return rows
+
+
+def _groups(rungs: Sequence[Rung], examples: Sequence[ChangedExample]) -> list[dict[str, Any]]:
+    """The examples by rung, in the rungs' order, each group with how many changed in all."""
+    first, order = rungs[0].result, {rung.name: i for i, rung in enumerate(rungs)}
+    groups = []
+    for name, members in groupby(sorted(examples, key=lambda e: order[e.rung]), key=lambda e: e.rung):
+        mended, broken = changed(first, rungs[order[name]].result)
+        groups.append({"name": name, "mended": len(mended), "broken": len(broken), "examples": list(members)})
+    return groups
+
+
+# --- accuracy against cost --------------------------------------------------------------------------
+
+MARGIN = {"left": 46, "right": 14, "top": 14, "bottom": 46}
+CHARACTER = 6.9  # mean width of a label's character, in the units of its 13-unit type
+
+
+def _chart(rungs: Sequence[Rung], width: int, height: int) -> dict[str, Any] | None:
+    """Places of everything in the chart, in SVG units; None where no rung has both an answer and a cost."""
+    measured = [rung for rung in rungs if rung.result.total]
+    costs, unit = costs_to_use(measured) if measured else ([], "")
+    pairs = sorted(
+        ((rung, cost) for rung, cost in zip(measured, costs, strict=True) if cost > 0),
+        key=lambda pair: (pair[1], -pair[0].result.score.value),
+    )
+    if not pairs:
+        return None
+    room = 1.25 if pairs[-1][1] < 100 * pairs[0][1] else 1.6
+    x_low, x_high = math.log10(pairs[0][1] / room), math.log10(pairs[-1][1] * room)
+    y_ticks = _share_ticks(
+        min(rung.result.score.low for rung, _ in pairs), max(rung.result.score.high for rung, _ in pairs)
+    )
+    plot_width = width - MARGIN["left"] - MARGIN["right"]
+    plot_height = height - MARGIN["top"] - MARGIN["bottom"]
+
+    def x(cost: float) -> float:
+        return MARGIN["left"] + plot_width * (math.log10(cost) - x_low) / (x_high - x_low)
+
+    def y(share: float) -> float:
+        return MARGIN["top"] + plot_height * (y_ticks[-1] - share) / (y_ticks[-1] - y_ticks[0])
+
+    points = []
+    frontier: list[tuple[float, float]] = []
+    for rung, cost in pairs:
+        score = rung.result.score
+        point: dict[str, Any] = {
+            "name": rung.name,
+            "x": x(cost),
+            "y": y(score.value),
+            "low": y(score.low),
+            "high": y(score.high),
+        }
+        point["best"] = not frontier or point["y"] < frontier[-1][1]
+        if point["best"]:
+            frontier.append((point["x"], point["y"]))
+        points.append(point)
+    _place_labels(points, frontier, width, height)
+    steps = [f"M{frontier[0][0]:.1f} {frontier[0][1]:.1f}"]
+    steps += [f"H{px:.1f}V{py:.1f}" for px, py in frontier[1:]]
+    return {
+        "width": width,
+        "height": height,
+        "left": MARGIN["left"],
+        "right": width - MARGIN["right"],
+        "bottom": height - MARGIN["bottom"],
+        "unit": unit,
+        "x_ticks": [
+            {"x": x(v), "text": quantity(v)}
+            for v in _log_ticks(x_low, x_high, 46 * (x_high - x_low) / plot_width)
+        ],
+        "y_ticks": [{"y": y(v), "text": f"{100 * v:.0f} %"} for v in y_ticks],
+        "points": points,
+        "frontier": "".join(steps) + f"H{width - MARGIN['right']}",
+    }
+
+
+def _share_ticks(low: float, high: float) -> list[float]:
+    """Ticks that hold [low, high], at most seven of them."""
+    step = next(s for s in (0.02, 0.05, 0.1, 0.2) if high - low <= 5 * s)
+    first, last = math.floor(low / step + 1e-9), max(math.ceil(high / step - 1e-9), 1)
+    return [step * i for i in range(min(first, last - 1), last + 1)]
+
+
+def _log_ticks(low: float, high: float, closest: float) -> list[float]:
+    """Round numbers from 10^low to 10^high, as many as stay `closest` (in powers of ten) apart."""
+    ticks: list[float] = []
+    for leads in (range(1, 10), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
+        grid = [lead * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for lead in leads]
+        ticks = [t for t in grid if low <= math.log10(t) <= high]
+        if all(math.log10(b / a) >= closest for a, b in pairwise(ticks)):
+            return ticks
+    return ticks[:: math.ceil(closest)]
+
+
+def _place_labels(
+    points: list[dict[str, Any]], frontier: list[tuple[float, float]], width: int, height: int
+) -> None:
+    """Put each point's label where it covers least of the points, the lines and the labels placed before."""
+    taken = [(p["x"] - 6, p["y"] - 6, p["x"] + 6, p["y"] + 6) for p in points]
+    taken += [(p["x"] - 2, p["high"], p["x"] + 2, p["low"]) for p in points]
+    ends = [*(x for x, _ in frontier[1:]), width]
+    taken += [(x, y - 2, end, y + 2) for (x, y), end in zip(frontier, ends, strict=True)]
+    for p in points:
+        wide = CHARACTER * len(p["name"])
+        best = None
+        for dy in (0, -15, 15, -30, 30, -45, 45):
+            for side, left in (
+                ("start", p["x"] + 10),
+                ("end", p["x"] - 10 - wide),
+                ("middle", p["x"] - wide / 2),
+            ):
+                box = (left, p["y"] + dy - 9, left + wide, p["y"] + dy + 7)
+                outside = max(0, MARGIN["left"] - box[0]) + max(0, box[2] - width)
+                outside += max(0, -box[1]) + max(0, box[3] - height + MARGIN["bottom"])
+                blame = 50 * outside + sum(_overlap(box, other) for other in taken) + abs(dy)
+                if best is None or blame < best[0]:
+                    anchor_x = {"start": left, "end": left + wide, "middle": p["x"]}[side]
+                    best = (blame, {"x": anchor_x, "y": p["y"] + dy + 4, "anchor": side}, box)
+        assert best is not None
+        p["label"] = best[1]
+        taken.append(best[2])
+
+
+Box = tuple[float, float, float, float]
+
+
+def _overlap(a: Box, b: Box) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
