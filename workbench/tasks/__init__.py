@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from workbench.errors import unknown_name
 from workbench.tasks.base import Task
@@ -11,6 +11,10 @@ from workbench.tasks.settings import build, read_yaml
 
 TASKS = {
     "arithmetic": "workbench.tasks.arithmetic",
+    "gsm8k": "workbench.tasks.gsm8k",
+    "phrasebank": "workbench.tasks.phrasebank",
+    "file": "workbench.tasks.file",
+    "gym": "workbench.tasks.gym",
 }
 
 
@@ -54,11 +58,17 @@ def describe(name: str) -> tuple[str, tuple[tuple[str, str, str], ...]]:
     module = _module(name)
     hints = get_type_hints(module.Config)
     arguments = tuple(
-        (
-            f.name,
-            getattr(hints[f.name], "__name__", str(hints[f.name])),
-            "" if f.default is MISSING else str(f.default),
-        )
+        (f.name, _spelled(hints[f.name]), "" if f.default is MISSING else str(f.default))
         for f in fields(module.Config)
+        if f.name != "options"
     )
     return (module.__doc__ or "").partition("\n")[0], arguments
+
+
+def _spelled(hint: Any) -> str:
+    """A type as a listing shows it."""
+    if get_origin(hint) is Literal:
+        return "|".join(get_args(hint))
+    if get_origin(hint) is tuple:
+        return "a,b,…"
+    return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.errors import UserError
+from workbench.errors import UserError, check_range
 from workbench.identity import short_hash
 from workbench.types import Example
 
@@ -77,6 +77,22 @@ def make_task(
     return Task(
         name, settings, splits["practice"], splits["dev"], splits["test"], grade, prompt, labels, max_tokens
     )
+
+
+def take(
+    splits: Mapping[str, tuple[Example, ...]], practice: int | None, dev: int | None, test: int | None
+) -> dict[str, tuple[Example, ...]]:
+    """The first so many examples of each split; None takes all.
+
+    Raises:
+        UserError: a size is out of range, or more than the split holds.
+    """
+    taken = {}
+    for name, size in (("practice", practice), ("dev", dev), ("test", test)):
+        if size is not None:
+            check_range(name, size, 1, len(splits[name]))
+        taken[name] = splits[name][:size]
+    return taken
 
 
 def open_test(task: Task) -> tuple[Example, ...]:

@@ -52,7 +52,7 @@ def label_grader(labels: Sequence[str]) -> Grader:
     """A grader that finds one of the labels as a whole word, in any case; of overlapping ones the longest.
 
     The last label that follows "answer is", "label:", "sentiment:" or the like in its sentence decides.
-    Without such words the text must name one label only: a text that names two has not decided, and has no answer.
+    Without such words the text must name one label only: one that names two has not decided.
 
     Raises:
         UserError: there are fewer than two labels, or two differ by case only.

@@ -37,6 +37,7 @@ _MARKER = re.compile(
 _EXPRESSION = re.compile(r"[\d\s+\-*/×÷().,$=]*=\s*")  # "7 + 8 = ": what is asked, before what it is worth
 _BEYOND = re.compile(r"\^|\*\*[\d(]|\\[A-Za-z]")  # powers and LaTeX: more than a number
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+_TOWER = re.compile(r"\w++(?:(?:\*\*|\^)\w++)++")
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 
 
@@ -152,4 +153,12 @@ def find_expression(text: str) -> str | None:
         found = text[markers[-1].end() :] if markers else text
         found = _SENTENCE_END.split(found.lstrip(" \t\n:*"), maxsplit=1)[0]
     found = re.sub(r"\\text\{[^{}]*\}", " ", found).strip(" \t\n.$").removeprefix("\\(").removesuffix("\\)")
-    return None if not found or _WORD.search(found) else found.replace("**", "^")
+    if not found or _WORD.search(found):
+        return None
+    # 9**9**9 is 9^{9^{9}}: powers are taken from the right, which LaTeX's readers do not do by themselves.
+    return _TOWER.sub(_braces, found).replace("**", "^")
+
+
+def _braces(tower: re.Match[str]) -> str:
+    levels = re.split(r"\*\*|\^", tower.group())
+    return "^{".join(levels) + "}" * (len(levels) - 1)

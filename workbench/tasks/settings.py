@@ -26,7 +26,7 @@ def build(task: str, config: type[T], values: Mapping[str, Any]) -> T:
     hints = get_type_hints(config)
     known = [f for f in fields(config) if f.name != "options"]  # type: ignore[arg-type]
     names = [f.name for f in known]
-    given = {name: _convert(task, name, values[name], hints[name]) for name in names if name in values}
+    given = {name: convert(task, name, values[name], hints[name]) for name in names if name in values}
     others = {name: str(value) for name, value in values.items() if name not in names}
     if "options" in hints:
         given["options"] = tuple(sorted(others.items()))
@@ -45,11 +45,15 @@ def unknown_argument(task: str, name: str, known: list[str]) -> UserError:
     return UserError(f"The task {task!r} has no argument {name!r}.{guess} It has: {', '.join(known)}.")
 
 
-def _convert(task: str, name: str, value: Any, hint: Any) -> Any:
-    """One argument as its field's type; text is parsed, a value from YAML must already be of the type."""
+def convert(task: str, name: str, value: Any, hint: Any) -> Any:
+    """One argument as its field's type; text is parsed, a value from YAML must already be of the type.
+
+    Raises:
+        UserError: the value is not of the type.
+    """
     origin, choices = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):  # `X | None`
-        return _convert(task, name, value, next(c for c in choices if c is not type(None)))
+        return convert(task, name, value, next(c for c in choices if c is not type(None)))
     if origin is Literal:
         if value in choices:
             return value
@@ -59,6 +63,8 @@ def _convert(task: str, name: str, value: Any, hint: Any) -> Any:
         if isinstance(items, list) and all(isinstance(item, str) for item in items):
             return tuple(item.strip() for item in items)
         raise UserError(f"{task}: {name} is {value!r}; it must be texts, separated by commas.")
+    if hint is bool and value in ("true", "false"):
+        return value == "true"
     try:
         if isinstance(value, hint):
             return value
@@ -66,12 +72,12 @@ def _convert(task: str, name: str, value: Any, hint: Any) -> Any:
             return hint(value)
     except ValueError:
         pass
-    kind = {int: "a whole number", float: "a number", str: "text"}[hint]
+    kind = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[hint]
     raise UserError(f"{task}: {name} is {value!r}; it must be {kind}.")
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """The arguments in a task's YAML file; its `path` is relative to that file's folder.
+    """The arguments in a task's YAML file; its `path` and `function` are relative to that file's folder.
 
     Raises:
         UserError: the file does not exist, is not UTF-8 YAML, or is no mapping of names to values.
@@ -85,6 +91,7 @@ def read_yaml(path: str) -> dict[str, Any]:
         raise UserError(f"{path} is not YAML in UTF-8: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"{path} must hold lines of the form `name: value`.")
-    if isinstance(values.get("path"), str):
-        values["path"] = str(file.parent / values["path"])
+    for name in ("path", "function"):
+        if isinstance(values.get(name), str):
+            values[name] = str(file.parent / values[name])
     return values

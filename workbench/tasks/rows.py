@@ -1,0 +1,157 @@
+"""Rows of data files: JSONL, CSV and Parquet files and Hub data sets, each row with its number.
+
+A bad row stops the reading before anything is made of the others, and its error names file, row (1-based; the
+line it starts on, in a text file) and field. Text is UTF-8, with or without a byte order mark.
+"""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from workbench.errors import UserError
+
+Row = tuple[int, dict[str, Any]]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def bad_row(source: str, number: int, problem: str, field: str | None = None) -> UserError:
+    """The error for one row of a data file, or for one field of it."""
+    where = f", field {field!r}" if field is not None else ""
+    return UserError(f"{source}, row {number}{where}: {problem}.")
+
+
+def read_rows(path: str) -> list[Row]:
+    """All rows of a .jsonl, .csv or .parquet file.
+
+    Raises:
+        UserError: the file does not exist, is empty or of another kind, or a row cannot be read.
+    """
+    file = Path(path)
+    readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    if not file.is_file():
+        raise UserError(f"There is no data file {path!r}.")
+    if file.suffix not in readers:
+        raise UserError(f"{path} is not one of {', '.join(readers)}; its name must end in one of them.")
+    rows = list(readers[file.suffix](file))
+    if not rows:
+        raise UserError(f"{path} is empty: it holds no row.")
+    return rows
+
+
+def hub_rows(name: str, subset: str | None = None, advice: str = "") -> list[Row]:
+    """All rows of all splits of a data set on the Hugging Face Hub, or of its copy in the local cache.
+
+    Each row has the name of its split in the field `split`, unless the data set has a field of that name.
+
+    Raises:
+        UserError: it cannot be loaded: no network and not in the cache, no such data set, or one that needs
+            its own code to be run (which is never done). The message ends in `advice`.
+    """
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, subset)
+    # The library raises its own errors, the Hub client's and the network's, with no common class.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"The Hub data set {name!r} cannot be loaded ({reason}). With a network it is fetched by itself "
+            f"and then kept in the cache for use without one. {advice}".rstrip()
+        ) from error
+    merged = [{"split": split, **row} for split, rows in loaded.items() for row in rows]
+    return list(enumerate(merged, start=1))
+
+
+def text_field(source: str, number: int, row: dict[str, Any], field: str) -> str:
+    """A field of a row as text; numbers are written out.
+
+    Raises:
+        UserError: the field is missing or empty, is no text or number, is NaN, or has broken characters.
+    """
+    if field not in row:
+        raise bad_row(source, number, f"the row has no such field; it has {', '.join(map(repr, row))}", field)
+    value = row[field]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise bad_row(source, number, f"{value} is no number", field)
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise bad_row(source, number, f"{value!r:.60} is neither text nor a number", field)
+    text = str(value)
+    if _SURROGATE.search(text):
+        raise bad_row(source, number, "the text is not UTF-8", field)
+    if not text.strip():
+        raise bad_row(source, number, "the field is empty", field)
+    return text
+
+
+def _lines(file: Path) -> str:
+    # Bytes that are not UTF-8 become lone surrogates, so that the row and the field can be named.
+    return file.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _jsonl(file: Path) -> Iterator[Row]:
+    for number, line in enumerate(_lines(file).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise bad_row(str(file), number, f"the line is not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise bad_row(str(file), number, "the line is no JSON object")
+        _check_text(file, number, row)
+        yield number, row
+
+
+def _csv(file: Path) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(_lines(file), newline=""), strict=True)
+    header: list[str] = []
+    number = 1
+    while True:
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise bad_row(str(file), number, f"the row is not CSV ({error})") from None
+        if not header:
+            header = values
+            if any(map(_SURROGATE.search, header)):
+                raise bad_row(str(file), number, "the header is not UTF-8")
+            if repeated := [name for name in header if header.count(name) > 1]:
+                raise bad_row(str(file), number, "two columns have this name", repeated[0])
+        elif values:
+            if len(values) != len(header):
+                problem = f"the row has {len(values)} fields where the header has {len(header)}"
+                raise bad_row(str(file), number, problem)
+            row = dict(zip(header, values, strict=True))
+            _check_text(file, number, row)
+            yield number, row
+        number = reader.line_num + 1
+
+
+def _parquet(file: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(file)
+        rows = table.to_pylist()
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as Parquet: {error}") from None
+    yield from enumerate(rows, start=1)
+
+
+def _check_text(file: Path, number: int, row: dict[str, Any]) -> None:
+    for field, value in row.items():
+        if isinstance(value, str) and _SURROGATE.search(value):
+            raise bad_row(str(file), number, "the text is not UTF-8", field)
