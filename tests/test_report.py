@@ -324,3 +324,13 @@ def test_the_page_can_be_written_for_odd_ladders(tmp_path: Path, rungs: list[Run
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "nan" not in page.lower().replace("nano", "")
     assert "How to reproduce" not in page
+
+
+def test_a_crowded_chart_numbers_its_points_and_names_them_below(tmp_path: Path) -> None:
+    write_html(tmp_path / "six.html", "Six", six_rungs(), looks=6)
+    assert '<ol class="key' not in (tmp_path / "six.html").read_text(encoding="utf-8")
+    rungs = [rung(f"a long name for rung {i}", answers(0.5, seed=i), flops=1e9 + i) for i in range(12)]
+    write_html(tmp_path / "many.html", "Many", rungs, looks=12)
+    page = (tmp_path / "many.html").read_text(encoding="utf-8")
+    assert page.count('<ol class="key') == 2
+    assert page.count("<li>a long name for rung 11</li>") == 2

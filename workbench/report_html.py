@@ -210,6 +210,7 @@ def _chart(rungs: Sequence[Rung], width: int, height: int) -> dict[str, Any] | N
         score = rung.result.score
         point: dict[str, Any] = {
             "name": rung.name,
+            "text": rung.name,
             "x": x(cost),
             "y": y(score.value),
             "low": y(score.low),
@@ -219,7 +220,11 @@ def _chart(rungs: Sequence[Rung], width: int, height: int) -> dict[str, Any] | N
         if point["best"]:
             frontier.append((point["x"], point["y"]))
         points.append(point)
-    _place_labels(points, frontier, width, height)
+    crowded = _place_labels(points, frontier, width, height)
+    if crowded:  # numbers at the points, names in a list below
+        for number, point in enumerate(points, start=1):
+            point["text"] = str(number)
+        _place_labels(points, frontier, width, height)
     steps = [f"M{frontier[0][0]:.1f} {frontier[0][1]:.1f}"]
     steps += [f"H{px:.1f}V{py:.1f}" for px, py in frontier[1:]]
     return {
@@ -235,6 +240,7 @@ def _chart(rungs: Sequence[Rung], width: int, height: int) -> dict[str, Any] | N
         ],
         "y_ticks": [{"y": y(v), "text": f"{100 * v:.0f} %"} for v in y_ticks],
         "points": points,
+        "key": [point["name"] for point in points] if crowded else [],
         "frontier": "".join(steps) + f"H{width - MARGIN['right']}",
     }
 
@@ -259,14 +265,18 @@ def _log_ticks(low: float, high: float, closest: float) -> list[float]:
 
 def _place_labels(
     points: list[dict[str, Any]], frontier: list[tuple[float, float]], width: int, height: int
-) -> None:
-    """Put each point's label where it covers least of the points, the lines and the labels placed before."""
+) -> bool:
+    """Put each point's label where it covers least of the points, the lines and the labels placed before.
+
+    True where some label had to go so far or cover so much that it no longer shows whose it is.
+    """
+    crowded = False
     taken = [(p["x"] - 6, p["y"] - 6, p["x"] + 6, p["y"] + 6) for p in points]
     taken += [(p["x"] - 2, p["high"], p["x"] + 2, p["low"]) for p in points]
     ends = [*(x for x, _ in frontier[1:]), width]
     taken += [(x, y - 2, end, y + 2) for (x, y), end in zip(frontier, ends, strict=True)]
     for p in points:
-        wide = CHARACTER * len(p["name"])
+        wide = CHARACTER * len(p["text"])
         best = None
         for dy in (0, -15, 15, -30, 30, -45, 45):
             for side, left in (
@@ -284,6 +294,8 @@ def _place_labels(
         assert best is not None
         p["label"] = best[1]
         taken.append(best[2])
+        crowded = crowded or best[0] > 60
+    return crowded
 
 
 Box = tuple[float, float, float, float]
