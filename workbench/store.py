@@ -23,6 +23,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,8 @@ class Store:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # One opener at a time: the switch to WAL, the migrations and a repair do not bear company.
             with FileLock(f"{self.path}.lock"):
-                if not _is_sound(self.path):
-                    salvage(self.path)
-                self._db = _connect(self.path)
+                self._db = _open_sound(self.path)
                 _migrate(self._db, self.path)
-                _warn_of_cut_log(self._db, self.path)
 
     def stream(self, key: Mapping[str, Any]) -> int:
         """The number of the stream with this key: equal keys have one number, in any order of fields."""
@@ -222,7 +220,7 @@ def _copy_readable(path: Path, store: Store) -> int:
     db = store._db
     with store._transaction():
         for table, columns in (("streams", "id, key"), ("questions", "id, name")):
-            for row in _readable_rows(source, table, columns):
+            for row in chain(_readable_rows(source, table, columns), _readable_index(source, table, columns)):
                 if isinstance(row[2], bytes):
                     db.execute(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", row[1:])
         for row in _readable_rows(source, "completions", f"stream, question, {_COLUMNS}"):
@@ -277,6 +275,18 @@ def _readable_rows(db: sqlite3.Connection, table: str, columns: str) -> Iterator
             last = high
 
 
+def _readable_index(db: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
+    """The same rows from the index of a table's second column, which holds them too, from both of its ends.
+
+    One lost page of `questions` would cost the completions of two hundred questions; here is its second copy.
+    """
+    for order in ("ASC", "DESC"):
+        try:
+            yield from db.execute(f"SELECT rowid, {columns} FROM {table} ORDER BY 3 {order}")
+        except sqlite3.DatabaseError:
+            continue
+
+
 def _is_plausible(row: Sequence[Any]) -> bool:
     # A damaged page may still parse; what it holds then seldom has the right types.
     kinds: tuple[Any, ...] = (int, bytes, int, int, (float, type(None)), float, str)
@@ -285,27 +295,24 @@ def _is_plausible(row: Sequence[Any]) -> bool:
     )
 
 
-def _is_sound(path: Path) -> bool:
-    if not path.exists():
-        return True
-    if path.stat().st_size == 0:  # a store cut to nothing; SQLite would take it for a new one
-        return False
+def _open_sound(path: Path) -> sqlite3.Connection:
+    """Open a store, repaired if need be."""
+    if path.exists() and path.stat().st_size == 0:  # cut to nothing; SQLite would take it for a new one
+        salvage(path)
     db = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
     try:
-        return [tuple(row) for row in db.execute("PRAGMA quick_check(1)")] == [("ok",)]
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA journal_mode = WAL")
+        _warn_of_cut_log(db, path)
+        if db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+            return db
     except sqlite3.DatabaseError as error:
-        if _code(error) in _DAMAGED:
-            return False
-        raise
-    finally:
-        db.close()
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = NORMAL")
-    return db
+        if _code(error) not in _DAMAGED:
+            db.close()
+            raise
+    db.close()
+    salvage(path)
+    return _open_sound(path)
 
 
 def _migrate(db: sqlite3.Connection, path: Path) -> None:
@@ -327,12 +334,19 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
 def _warn_of_cut_log(db: sqlite3.Connection, path: Path) -> None:
     """Say so when the log holds more frames than SQLite took for valid: its end was lost or never finished.
 
-    Formats: https://www.sqlite.org/walformat.html (frames) and its section 2.2 (the index's header).
+    Format: https://www.sqlite.org/walformat.html. SQLite itself is asked for the number of valid frames, though
+    the `-shm` file has it: a process that opens and closes that file (or the store's own) drops every lock it
+    holds on it.
     """
-    with db:
-        db.execute("BEGIN IMMEDIATE")  # no other writer is in the middle of a batch now
-        log, index = Path(f"{path}-wal").read_bytes(), Path(f"{path}-shm").read_bytes()
-        valid_frames = int.from_bytes(index[16:20], sys.byteorder)
+    lock = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
+    try:
+        lock.execute("BEGIN IMMEDIATE")  # no other writer is in the middle of a batch now
+        _, valid_frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        log = Path(f"{path}-wal").read_bytes()
+    finally:
+        lock.close()
+    if valid_frames < 0:  # another process is at its checkpoint, and so has just read the log
+        return
     page_size, salt = int.from_bytes(log[8:12], "big"), log[16:24]
     starts = range(32, len(log), 24 + page_size)
     written_frames = next((i for i, s in enumerate(starts) if log[s + 8 : s + 16] != salt), len(starts))
