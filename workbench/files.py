@@ -41,13 +41,8 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         temporary = None
         _sync_folder(target.parent)
     except OSError as error:
-        intact = "the file that was there is intact" if target.exists() else "nothing was left behind"
-        if error.errno in _FULL:
-            raise UserError(
-                f"{target} could not be written: the disk is full ({error.strerror}); {intact}. "
-                f"Free some space on it, then run the same command again."
-            ) from error
-        raise UserError(f"{target} could not be written: {error.strerror or error}; {intact}.") from error
+        intact = "; the file that was there is intact" if target.is_file() else ""
+        raise _not_written(target, error, intact) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -74,7 +69,7 @@ def append_line(path: str | Path, line: bytes) -> None:
         with Path(path).open("ab") as file:
             file.write(line + b"\n")
     except OSError as error:
-        raise UserError(f"{path} could not be written: {error.strerror or error}.") from error
+        raise _not_written(path, error) from error
 
 
 def json_bytes(value: Any, indent: int | None = None) -> bytes:
@@ -114,6 +109,16 @@ def read_json(path: str | Path) -> Any:
         ) from error
     except OSError as error:
         raise UserError(f"{source} could not be read: {error.strerror or error}.") from error
+
+
+def _not_written(path: str | Path, error: OSError, what_remains: str = "") -> UserError:
+    reason = error.strerror or str(error)
+    if error.errno not in _FULL:
+        return UserError(f"{path} could not be written: {reason}{what_remains}.")
+    return UserError(
+        f"{path} could not be written: the disk is full ({reason}){what_remains}. "
+        f"Free some space on it, then run the same command again."
+    )
 
 
 def _usual_mode() -> int:

@@ -334,15 +334,19 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
 def _warn_of_cut_log(db: sqlite3.Connection, path: Path) -> None:
     """Say so when the log holds more frames than SQLite took for valid: its end was lost or never finished.
 
-    Format: https://www.sqlite.org/walformat.html. SQLite itself is asked for the number of valid frames, though
-    the `-shm` file has it: a process that opens and closes that file (or the store's own) drops every lock it
-    holds on it.
+    Format: https://www.sqlite.org/walformat.html. SQLite itself is asked for the number of valid frames. The
+    `-shm` file has it too, but a process that opens and closes that file (or the store's own) drops every lock
+    it holds on it.
     """
     lock = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
     try:
         lock.execute("BEGIN IMMEDIATE")  # no other writer is in the middle of a batch now
         _, valid_frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         log = Path(f"{path}-wal").read_bytes()
+    except sqlite3.OperationalError as error:
+        if _code(error) != sqlite3.SQLITE_FULL:
+            raise
+        return  # what is stored can be read on a full disk too
     finally:
         lock.close()
     if valid_frames < 0:  # another process is at its checkpoint, and so has just read the log
