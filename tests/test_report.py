@@ -297,13 +297,13 @@ def test_hostile_text_is_inert_everywhere(tmp_path: Path) -> None:
     assert "<img" not in page
     assert "{{ 7 * 7 }}" in page
     assert "⟨U+202E⟩" in page
-    assert "␀" in page
+    assert "⟨U+0000⟩⟨U+001B⟩[31m" in page
     assert "⟨U+D800⟩" in page
 
 
 def test_what_cannot_be_seen_is_made_visible() -> None:
     assert visible("a\tb\nc\r\nd") == "a\tb\nc\nd"
-    assert visible("\x00\r\u202e\ud800\ufeff") == "␀␍⟨U+202E⟩⟨U+D800⟩⟨U+FEFF⟩"
+    assert visible("\x00\r\u202e\ud800\ufeff") == "⟨U+0000⟩⟨U+000D⟩⟨U+202E⟩⟨U+D800⟩⟨U+FEFF⟩"
     assert visible("x" * 5_000).endswith("x … (1,000 more characters)")
     assert visible("👩‍👩‍👧 é") == "👩‍👩‍👧 é"
 

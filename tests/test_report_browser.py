@@ -26,7 +26,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 800, 1280])
+@pytest.mark.parametrize("width", [360, 800, 1100, 1280])
 def test_the_page_is_still_and_fits(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
     path = tmp_path / "report.html"
     examples = [ChangedExample(HOSTILE, HOSTILE, "LoRA", HOSTILE * 9, "x" * 3_000), *six_examples()]
@@ -54,6 +54,10 @@ def test_the_page_is_still_and_fits(browser: Any, tmp_path: Path, width: int, sc
         "[...document.querySelectorAll('dd, h1, h2, p, pre, summary')]"
         ".filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline').length"
     ) == 0  # fmt: skip
+    box = "document.querySelector('.wide')"
+    assert page.evaluate(f"{box}.scrollWidth <= {box}.clientWidth"), "all of the table is in sight"
+    p_cells = "[...document.querySelectorAll('td.sure')].map(td => td.getBoundingClientRect().height)"
+    assert max(page.evaluate(p_cells)) < 120, "no number is broken over lines"
     charts = page.evaluate(
         "[...document.querySelectorAll('svg.chart')]"
         ".filter(c => getComputedStyle(c).display != 'none').length"

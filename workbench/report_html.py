@@ -112,19 +112,12 @@ def visible(text: str) -> str:
     """Text with what cannot be seen made visible: control characters, direction marks, lone surrogates."""
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]} … ({len(text) - LONGEST:,} more characters)"
-    return _UNSEEN.sub(_symbol, text.replace("\r\n", "\n"))
+    return _UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text.replace("\r\n", "\n"))
 
 
 _UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff]"
 )
-
-
-def _symbol(match: re.Match[str]) -> str:
-    character = match[0]
-    if ord(character) < 0x20:
-        return chr(0x2400 + ord(character))  # ␀, ␛, …
-    return f"⟨U+{ord(character):04X}⟩"
 
 
 def _shown(value: Any) -> Any:
