@@ -186,8 +186,9 @@ class Store:
 def salvage(path: str | Path) -> int:
     """Replace a damaged store by a fresh one with every row that can still be read; returns their number.
 
-    The damaged file and its log are kept as `completions.damaged-<n>.sqlite`. No other process may have the
-    file open: what it writes from then on goes to the file that was set aside.
+    Opening a store calls this where it must. The damaged file and its log are kept, as
+    `completions.damaged-<n>.sqlite`. No other process may have the file open: what it writes from then on
+    goes to the file that was set aside.
     """
     path = Path(path)
     aside = next(
@@ -290,9 +291,8 @@ def _readable_index(db: sqlite3.Connection, table: str, columns: str) -> Iterato
 def _is_plausible(row: Sequence[Any]) -> bool:
     # A damaged page may still parse; what it holds then seldom has the right types.
     kinds: tuple[Any, ...] = (int, bytes, int, int, (float, type(None)), float, str)
-    return all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True)) and row[-1] in set(
-        Finish
-    )
+    typed = all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True))
+    return typed and row[-1] in _FINISH
 
 
 def _open_sound(path: Path) -> sqlite3.Connection:
@@ -335,8 +335,8 @@ def _warn_of_cut_log(db: sqlite3.Connection, path: Path) -> None:
     """Say so when the log holds more frames than SQLite took for valid: its end was lost or never finished.
 
     Format: https://www.sqlite.org/walformat.html. SQLite itself is asked for the number of valid frames. The
-    `-shm` file has it too, but a process that opens and closes that file (or the store's own) drops every lock
-    it holds on it.
+    `-shm` file has it too, but a process that opens and closes that file (or the store's own) drops every
+    lock it holds on it.
     """
     lock = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
     try:
@@ -388,6 +388,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 # Seconds to wait for another writer's batch. A batch takes milliseconds; only a stopped process takes longer.
 _PATIENCE = 600
+_FINISH = {finish.value: finish for finish in Finish}
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _UNUSABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR)
 
@@ -412,5 +413,5 @@ def _row(c: Completion) -> tuple[Any, ...]:
 def _completion(row: Sequence[Any]) -> Completion:
     index, text, prompt_tokens, completion_tokens, logprob, seconds, finish = row
     return Completion(
-        index, _decode(text), prompt_tokens, completion_tokens, logprob, seconds, Finish(finish)
+        index, _decode(text), prompt_tokens, completion_tokens, logprob, seconds, _FINISH[finish]
     )
