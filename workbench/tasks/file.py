@@ -1,7 +1,7 @@
 """Your own data: a JSONL, CSV or Parquet file or a Hub data set, with its fields and grader named by you.
 
-On the command line by arguments (path=… input=… target=… grader=…), or in a YAML file with the same keys whose
-path stands in place of the task's name.
+On the command line by arguments (path=… input=… target=… grader=…), or in a YAML file with the same keys,
+whose path stands in place of the task's name.
 """
 
 import importlib.util

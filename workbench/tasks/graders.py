@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from workbench.errors import UserError
 from workbench.tasks.base import Grade
 from workbench.tasks.checker import Unchecked, shared_checker
-from workbench.tasks.numbers import find_expression, find_number, read_number
+from workbench.tasks.numbers import MAX_LINE, MAX_MARKERS, find_expression, find_number, read_number
 from workbench.types import Example
 
 Grader = Callable[[str, Example], Grade]
@@ -64,8 +64,10 @@ def label_grader(labels: Sequence[str]) -> Grader:
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
 
     def grade(text: str, example: Example) -> Grade:
-        for marker in reversed(list(_EXPLICIT.finditer(text))):
-            sentence = re.split(r"[.!?\n]", text[marker.end() :].lstrip(), maxsplit=1)[0]
+        for marker in reversed(list(_EXPLICIT.finditer(text))[-MAX_MARKERS:]):
+            sentence = re.split(
+                r"[.!?\n]", text[marker.end() : marker.end() + MAX_LINE].lstrip(), maxsplit=1
+            )[0]
             if match := pattern.search(sentence):
                 break
         else:

@@ -11,8 +11,11 @@ from fractions import Fraction
 
 MAX_DIGITS = 400  # of a number or an exponent's value: past it, text is no answer but an attack on the reader
 
+# A text of nothing but markers is not read for ever: the last so many count, and so many characters after each.
+MAX_MARKERS, MAX_LINE = 20, 1000
+
 # Quantifiers are possessive (`++`), so that a refused number is not tried again one digit shorter.
-_UNSIGNED = r"(?:\d{1,3}(?:,\d{3})++(?!\d)(?:\.\d++)?+|\d++(?:\.\d++)?+|\.\d++)(?:[eE][-+]?\d++)?+"
+_UNSIGNED = r"(?:\d{1,3}(?:,\d{3}){1,200}+(?!\d)(?:\.\d++)?+|\d++(?:\.\d++)?+|\.\d++)(?:[eE][-+]?\d++)?+"
 _NUMBER = re.compile(
     rf"""
     (?<![\w.^]) (?<!\^\{{) (?<![\d)]\*\*) (?<!\d/)  # not inside a word, a decimal, an exponent, a date
@@ -37,7 +40,7 @@ _MARKER = re.compile(
 _EXPRESSION = re.compile(r"[\d\s+\-*/×÷().,$=]*=\s*")  # "7 + 8 = ": what is asked, before what it is worth
 _BEYOND = re.compile(r"\^|\*\*[\d(]|\\[A-Za-z]")  # powers and LaTeX: more than a number
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
-_TOWER = re.compile(r"\w++(?:(?:\*\*|\^)\w++)++")
+_TOWER = re.compile(r"(?<!\w)\w++(?:(?:\*\*|\^)\w++)++")
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 
 
@@ -122,17 +125,18 @@ def find_number(text: str) -> str | None:
     A \boxed{…} that holds more than a number, and the parts of a power such as 9**9, are no number.
     """
     text = _plain(text)
-    for marker in reversed(list(_MARKER.finditer(text))):
+    for marker in reversed(list(_MARKER.finditer(text))[-MAX_MARKERS:]):
         if marker["boxed"]:
             content = last_boxed(text)
             return None if content is None else read_number(content)
-        after = text[marker.end() :]
-        line = after.lstrip(" \t\n:*").partition("\n")[0]
+        line = text[marker.end() : marker.end() + MAX_LINE].lstrip(" \t\n:*").partition("\n")[0]
         sentence = line if marker["line"] else _SENTENCE_END.split(line, maxsplit=1)[0]
         expression = _EXPRESSION.match(sentence)
         found = _numbers(sentence[expression.end() if expression else 0 :])
         if marker["line"] and len(found) > 1 and not expression:
-            found = _numbers(after)[-1:]  # "A: First, 3 apples and 4 apples …": reasoning follows
+            found = _numbers(text[marker.end() :])[
+                -1:
+            ]  # "A: First, 3 apples and 4 apples …": reasoning follows
         if found:
             return found[0]
         if _BEYOND.search(sentence):

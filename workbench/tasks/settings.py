@@ -1,5 +1,6 @@
 """A task's `Config` from text: command-line arguments, or the values of a small YAML file."""
 
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -66,11 +67,13 @@ def convert(task: str, name: str, value: Any, hint: Any) -> Any:
     if hint is bool and value in ("true", "false"):
         return value == "true"
     try:
-        if isinstance(value, hint):
+        if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
             return value
         if hint in (int, float) and isinstance(value, (str, int)) and not isinstance(value, bool):
-            return hint(value)
-    except ValueError:
+            number = hint(value)
+            if math.isfinite(number):
+                return number
+    except (ValueError, OverflowError):
         pass
     kind = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[hint]
     raise UserError(f"{task}: {name} is {value!r}; it must be {kind}.")
