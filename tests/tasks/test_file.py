@@ -46,7 +46,7 @@ def test_a_split_field_is_obeyed(tmp_path):
     task = load_task("file", FIELDS | {"path": jsonl(tmp_path, rows), "split": "s"})
     assert (len(task.practice), len(task.dev), len(open_test(task))) == (20, 20, 20)
     rows[4]["s"] = "exam"
-    with pytest.raises(UserError, match="row 5, field 's'.*'exam'"):
+    with pytest.raises(UserError, match=r"row 5, field 's'.*'exam'"):
         load_task("file", FIELDS | {"path": jsonl(tmp_path, rows), "split": "s"})
 
 
@@ -57,7 +57,7 @@ def test_labels_are_given_or_found(tmp_path):
     assert (task.labels, task.prompt) == (("bad", "good"), "classify")
     assert task.dev[0].variables == (("labels", "bad, good"),)
     assert load_task("file", arguments | {"labels": "Good, Bad"}).labels == ("Good", "Bad")
-    with pytest.raises(UserError, match="row 2, field 'a'.*'bad' is not one of good, poor"):
+    with pytest.raises(UserError, match=r"row 2, field 'a'.*'bad' is not one of good, poor"):
         load_task("file", arguments | {"labels": "good,poor"})
 
 
@@ -76,7 +76,7 @@ def test_a_yaml_file_describes_a_task(tmp_path):
     with pytest.raises(UserError, match="not YAML"):
         load_task(str(description))
     description.write_text("path: data/data.jsonl\ntargets: a\n")
-    with pytest.raises(UserError, match="'targets'.*Did you mean 'target'"):
+    with pytest.raises(UserError, match=r"'targets'.*Did you mean 'target'"):
         load_task(str(description))
     with pytest.raises(UserError, match="no task file"):
         load_task("nowhere.yaml")

@@ -51,7 +51,8 @@ def test_settings_hold_no_path():
 
 
 def test_lines_as_the_authors_wrote_them():
-    content = "Caf\xe9 a@b rose 5 %@positive\r\r\nX fell .\r@negative\r\n\r\nX  fell .@negative\nY@neutral\nY@positive\n"
+    content = "Caf\xe9 a@b rose 5 %@positive\r\r\nX fell .\r@negative\r\n"
+    content += "\r\nX  fell .@negative\nY@neutral\nY@positive\n"
     examples, repeated, conflicting = parse("f.txt", content.encode("iso-8859-1"))
     assert [(e.input, e.target) for e in examples] == [
         ("Café a@b rose 5 %", "positive"),
@@ -72,7 +73,7 @@ def test_bad_rows_are_named(line, message):
 def test_a_missing_file_and_a_wrong_level(tmp_path):
     with pytest.raises(UserError, match="Sentences_AllAgree"):
         load_task("phrasebank", {"path": str(tmp_path)})
-    with pytest.raises(UserError, match="agreement.*'75'"):
+    with pytest.raises(UserError, match=r"agreement.*'75'"):
         load_task("phrasebank", {"agreement": "80"})
 
 

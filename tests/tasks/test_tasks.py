@@ -30,7 +30,7 @@ def test_every_task_describes_itself():
 
 
 def test_an_unknown_task_names_those_that_exist():
-    with pytest.raises(UserError, match="Did you mean 'arithmetic'.*gsm8k"):
+    with pytest.raises(UserError, match=r"Did you mean 'arithmetic'.*gsm8k"):
         load_task("arithmetics")
     with pytest.raises(UserError, match="no task named"):
         describe("poetry")
@@ -73,9 +73,8 @@ def test_the_split_depends_on_the_question_only(question, target, rationale):
 
 def test_splits_have_their_shares():
     splits = split_examples(examples(4000))
-    assert {name: round(len(found) / 4000, 1) for name, found in splits.items()} == {
-        "practice": 0.6, "dev": 0.1, "test": 0.3,
-    }  # fmt: skip
+    for name, share in (("practice", 0.6), ("dev", 0.15), ("test", 0.25)):
+        assert abs(len(splits[name]) / 4000 - share) < 0.02
     assert sum(map(len, splits.values())) == 4000
 
 

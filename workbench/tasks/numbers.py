@@ -11,7 +11,7 @@ from fractions import Fraction
 
 MAX_DIGITS = 400  # of a number or an exponent's value: past it, text is no answer but an attack on the reader
 
-# A text of nothing but markers is not read for ever: the last so many count, and so many characters after each.
+# A text of nothing but markers is not read for ever: the last so many count, with so many characters each.
 MAX_MARKERS, MAX_LINE = 20, 1000
 
 # Quantifiers are possessive (`++`), so that a refused number is not tried again one digit shorter.
