@@ -87,6 +87,9 @@ class Checker:
             line = process.stdout.readline()
         except BrokenPipeError:
             line = ""
+        except BaseException:  # Ctrl-C: a reply that nobody read would be taken for the next call's
+            self.close()
+            raise
         finally:
             timer.cancel()
         if not line:
