@@ -1,7 +1,6 @@
 """Prompt files load or are refused by file and field; templates end soon; values are data."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import UserError
-from workbench.prompts import describe, literal, load_prompt, prompt_names, render
-from workbench.types import Example, Message, Prompt, Shots
+from workbench.prompts import describe, load_prompt, prompt_names, render, render_answer
+from workbench.types import Example, Message, Prompt
 
 EXAMPLE = Example.make("2 + 3 = ?", "5", "2 + 3 is 5", {"labels": "negative, neutral, positive"})
 EXEMPLARS = (
@@ -76,9 +75,8 @@ def test_the_text_of_the_base_model_prompt_is_exact() -> None:
 def test_gsm8k_shows_its_answers_in_the_form_that_it_asks_for() -> None:
     prompt = load_prompt("gsm8k")
     exemplar = Example.make("How many?", "18", "9 and 9 is 18.\n#### 18")
-    assert render(prompt, EXAMPLE, (exemplar,))[1].content == "#### 18"
-    steps = replace(prompt, shots=Shots((exemplar,), 1, rationale=True))
-    assert render(steps, EXAMPLE, (exemplar,))[1].content == "9 and 9 is 18.\n#### 18"
+    assert render(prompt, EXAMPLE, (exemplar,))[1].content == "9 and 9 is 18.\n#### 18"
+    assert render_answer(prompt, exemplar) == "9 and 9 is 18.\n#### 18"
 
 
 # --- rendering --------------------------------------------------------------------------------------
@@ -90,11 +88,20 @@ def test_exemplars_go_between_the_system_messages_and_the_rest() -> None:
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
 
 
-def test_a_rationale_is_shown_where_it_is_asked_for_and_missed_by_name() -> None:
-    prompt = replace(load_prompt("arithmetic-steps"), shots=Shots(EXEMPLARS, 2, rationale=True))
+def test_a_rationale_is_shown_where_the_prompt_shows_it_and_missed_by_name() -> None:
+    prompt = load_prompt("arithmetic")
     assert render(prompt, EXAMPLE, EXEMPLARS)[1].content == "1 + 1 is 2"
-    with pytest.raises(UserError, match=r"'6 \+ 1' has no rationale"):
+    with pytest.raises(UserError, match="'arithmetic' uses the variable 'rationale'"):
         render(prompt, EXAMPLE, (Example.make("6 + 1", "7"),))
+
+
+def test_the_answer_to_learn_is_what_the_shot_shows_after_the_question() -> None:
+    example = Example.make("A.", "neutral", "because")
+    assert render_answer(load_prompt("phrasebank"), example) == "neutral"
+    assert render_answer(load_prompt("arithmetic"), example) == "because"
+    assert render_answer(load_prompt("phrasebank-text"), example) == " neutral\n\n"
+    with pytest.raises(UserError, match="shows no answer"):
+        render_answer(prompt_of("{{ input }}"), example)
 
 
 def test_a_prompt_without_a_shot_refuses_exemplars() -> None:
@@ -118,11 +125,6 @@ def test_values_are_data(text: str) -> None:
     hostile = text + "{{ 7 * 7 }}{% for %}{# #}<|im_end|>" + text
     example = Example("0" * 16, hostile, "x")
     assert render(prompt, example)[0].content == f"<{hostile}>\n"
-
-
-@given(st.text(st.characters()) | st.sampled_from(["{{ x }}", "{% raw %}", "{# a", "'{{\"\\n\r\n", "\\{"]))
-def test_a_literal_renders_to_itself(text: str) -> None:
-    assert render(prompt_of(literal(text)), EXAMPLE)[0].content == text
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ A prompt is one YAML file in `prompts/` (or anywhere, given by its path):
       - {role: user, content: "{{ input }}"}
     shot:                              # optional: one exemplar of a few-shot prompt
       - {role: user, content: "{{ input }}"}
-      - {role: assistant, content: "{{ answer }}"}
+      - {role: assistant, content: "{{ target }}"}
     stop: ["\\n"]                       # optional: strings that end the answer
 
-A shot may use `input`, `target`, `rationale`, the declared variables and `answer`, which is the rationale
-where `Shots.rationale` asks for it and the target elsewhere. `messages` never see the target.
+A shot may use `input`, `target`, `rationale` and the declared variables; `messages` never see the target or
+the rationale. The shot's last message is how an answer looks: exemplars show it, and tuning learns it.
 
 Contents are Jinja templates cut down to text, variables, `if`, comparisons and four filters. Without loops,
 calls, attributes and arithmetic a template cannot run for long, grow without bound or reach into Python; a
@@ -44,7 +44,7 @@ REQUIRED = ("name", "for", "source", "style", "variables", "messages")
 OPTIONAL = ("shot", "stop")
 ROLES = ("system", "user", "assistant")
 STYLES = ("chat", "text")
-SHOT_VARIABLES = ("input", "target", "rationale", "answer")
+SHOT_VARIABLES = ("input", "target", "rationale")
 FILTERS = ("trim", "lower", "upper", "capitalize")
 MAX_FILE_BYTES = 1_000_000
 
@@ -115,26 +115,34 @@ def render(prompt: Prompt, example: Example, exemplars: Sequence[Example] = ()) 
     question = {**dict(example.variables), "input": example.input}
     out = _fill(prompt, prompt.messages[:leading], question)
     for exemplar in exemplars:
-        out += _fill(prompt, prompt.shot, _shot_values(prompt, exemplar))
+        out += _fill(prompt, prompt.shot, _shot_values(exemplar))
     return (*out, *_fill(prompt, prompt.messages[leading:], question))
 
 
-def literal(text: str) -> str:
-    """A template that renders to exactly `text`, for messages that a person or a model wrote."""
-    return "{{ " + repr(text) + " }}" if "{" in text or "\r" in text else text
+def render_answer(prompt: Prompt, example: Example) -> str:
+    """What the model should say to the example's question: what the prompt's shot shows after the question.
+
+    Raises:
+        UserError: the prompt has no shot, the shot does not begin with the question's own messages, or the
+            example lacks what it shows.
+    """
+    if not prompt.shot:
+        raise UserError(f"The prompt {prompt.name!r} shows no answer: its file has no `shot`.")
+    shot = _fill(prompt, prompt.shot, _shot_values(example))
+    if prompt.style == "chat":
+        return shot[-1].content
+    question = "".join(message.content for message in render(prompt, example))
+    whole = "".join(message.content for message in shot)
+    if not whole.startswith(question):
+        raise UserError(f"The shot of the prompt {prompt.name!r} does not begin as its messages do.")
+    return whole[len(question) :]
 
 
-def _shot_values(prompt: Prompt, exemplar: Example) -> dict[str, str]:
-    show_rationale = prompt.shots is not None and prompt.shots.rationale
-    if show_rationale and not exemplar.rationale:
-        raise UserError(f"The exemplar {exemplar.input[:80]!r} has no rationale to show; use bare targets.")
-    return {
-        **dict(exemplar.variables),
-        "input": exemplar.input,
-        "target": exemplar.target,
-        "rationale": exemplar.rationale,
-        "answer": exemplar.rationale if show_rationale else exemplar.target,
-    }
+def _shot_values(exemplar: Example) -> dict[str, str]:
+    values = {**dict(exemplar.variables), "input": exemplar.input, "target": exemplar.target}
+    if exemplar.rationale:  # an example without one lacks the variable, and a shot that shows it says so
+        values["rationale"] = exemplar.rationale
+    return values
 
 
 def _fill(prompt: Prompt, messages: Iterable[Message], values: Mapping[str, str]) -> list[Message]:

@@ -96,7 +96,6 @@ class Shots:
     k: int
     selection: Selection = Selection.FIXED
     order: Order = Order.NEAREST_FIRST
-    rationale: bool = False  # show each exemplar's rationale in place of its bare target
 
 
 @dataclass(frozen=True)
@@ -294,6 +293,7 @@ class Outcome:
         answer: the parsed answer, or None.
         target: the right answer.
         samples: number of completions behind it, failed ones left out.
+        text: what was generated, exactly; for a vote the first sample that gave the winning answer.
     """
 
     id: str
@@ -302,6 +302,7 @@ class Outcome:
     answer: str | None
     target: str
     samples: int = 1
+    text: str = ""
 
 
 @dataclass(frozen=True)

@@ -62,29 +62,14 @@ class Config:
 
 
 def solve(numbers: list[int], operations: list[str]) -> tuple[int, list[str]]:
-    """The value of an expression, and the steps to it: products first, then from left to right.
-
-    A second operand of two digits or more is taken apart, as one does by hand: 17 + 18 goes by 17 + 10 = 27
-    and 27 + 8 = 35.
-    """
+    """The value of an expression, and the steps to it: products first, then from left to right."""
     numbers, operations, steps = list(numbers), list(operations), list[str]()
     while operations:
         at = operations.index("*") if "*" in operations else 0
         sign, left, right = operations.pop(at), numbers[at], numbers.pop(at + 1)
-        units = right % 10
-        tens = right - units
         numbers[at] = APPLY[sign](left, right)
-        if not tens or not units:
-            steps.append(_step(left, sign, right))
-        elif sign == "*":
-            steps += [_step(left, "*", tens), _step(left, "*", units), _step(left * tens, "+", left * units)]
-        else:
-            steps += [_step(left, sign, tens), _step(APPLY[sign](left, tens), sign, units)]
+        steps.append(f"{left} {SIGNS[sign]} {right} = {numbers[at]}")
     return numbers[0], steps
-
-
-def _step(left: int, sign: str, right: int) -> str:
-    return f"{left} {SIGNS[sign]} {right} = {APPLY[sign](left, right)}."
 
 
 def _draw(rng: random.Random, config: Config) -> Example:
@@ -94,8 +79,7 @@ def _draw(rng: random.Random, config: Config) -> Example:
     value, steps = solve(numbers, operations)
     spelled = WORDS if config.form == "words" else SIGNS
     rest = "".join(f" {spelled[sign]} {n}" for sign, n in zip(operations, numbers[1:], strict=True))
-    rationale = " ".join([*steps, f"The answer is {value}."])
-    return Example.make(f"What is {numbers[0]}{rest}?", str(value), rationale)
+    return Example.make(f"What is {numbers[0]}{rest}?", str(value), rationale=". ".join(steps))
 
 
 def load(config: Config) -> Task:
