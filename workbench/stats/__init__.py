@@ -1,0 +1,34 @@
+"""Statistics of sampled answers: estimators, intervals, tests and fits; pure functions of numbers.
+
+Everything random takes a seed and gives the same numbers for it. An empty input answers with what nothing
+says: an interval of [0, 1], a p-value of 1.
+"""
+
+from workbench.stats.intervals import bootstrap_interval, wilson_interval
+from workbench.stats.labels import macro_f1
+from workbench.stats.majority import majority_at_k, majority_curve
+from workbench.stats.paired import (
+    PairedDifference,
+    holm,
+    mcnemar_exact,
+    minimum_detectable_effect,
+    paired_bootstrap,
+)
+from workbench.stats.samples import CoverageFit, best_of_n_kl_bound, fit_coverage, pass_at_k
+
+__all__ = [
+    "CoverageFit",
+    "PairedDifference",
+    "best_of_n_kl_bound",
+    "bootstrap_interval",
+    "fit_coverage",
+    "holm",
+    "macro_f1",
+    "majority_at_k",
+    "majority_curve",
+    "mcnemar_exact",
+    "minimum_detectable_effect",
+    "paired_bootstrap",
+    "pass_at_k",
+    "wilson_interval",
+]
