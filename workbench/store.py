@@ -23,7 +23,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from filelock import FileLock
 
 from workbench.errors import UserError
 from workbench.identity import to_json
+from workbench.salvage import COLUMNS, PATIENCE, copy_readable, primary_code, warn_of_cut_log
 from workbench.types import Completion, Finish
 
 # Append-only: a released migration is never edited; the next one is added below it. Texts are BLOBs, because
@@ -50,8 +50,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (task_hash, split, system_hash)) WITHOUT ROWID""",
     ),
 )
-
-_COLUMNS = "idx, text, prompt_tokens, completion_tokens, logprob, seconds, finish"
 
 
 class Store:
@@ -103,7 +101,7 @@ class Store:
                 [(name,) for name in dict.fromkeys(_encode(question) for question, _ in batch)],
             )
             self._db.executemany(
-                f"INSERT OR IGNORE INTO completions (stream, question, {_COLUMNS}) "
+                f"INSERT OR IGNORE INTO completions (stream, question, {COLUMNS}) "
                 "VALUES (?, (SELECT id FROM questions WHERE name = ?), ?, ?, ?, ?, ?, ?, ?)",
                 [(stream, _encode(question), *_row(c)) for question, c in batch],
             )
@@ -112,7 +110,7 @@ class Store:
         """The stored completions with an index below n, in index order; questions without any are absent."""
         found = {}
         for question in question_ids:
-            rows = self._select(_COLUMNS, stream, question, n)
+            rows = self._select(COLUMNS, stream, question, n)
             if rows:
                 found[question] = [_completion(row) for row in rows]
         return found
@@ -150,7 +148,7 @@ class Store:
         """Every completion of a stream, by question in the order of their first appearance, then by index."""
         with _explained(self.path):
             for name, *row in self._db.execute(
-                f"SELECT name, {_COLUMNS} FROM completions JOIN questions ON questions.id = question "
+                f"SELECT name, {COLUMNS} FROM completions JOIN questions ON questions.id = question "
                 "WHERE stream = ? ORDER BY question, idx",
                 (stream,),
             ):
@@ -198,8 +196,8 @@ def salvage(path: str | Path) -> int:
     )
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".salvage-") as folder:
         fresh = Path(folder) / path.name
-        with Store(fresh) as store:
-            kept = _copy_readable(path, store)
+        with Store(fresh) as store, store._transaction():
+            kept = copy_readable(path, store._db)
         for suffix in ("-wal", "-shm"):  # before the file itself: a fresh file must never meet an old log
             log = path.with_name(path.name + suffix)
             if log.exists():
@@ -214,100 +212,19 @@ def salvage(path: str | Path) -> int:
     return kept
 
 
-def _copy_readable(path: Path, store: Store) -> int:
-    source = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-    # Reads what is there of a file that is shorter than its header says; SQLite refuses it otherwise.
-    source.execute("PRAGMA writable_schema = ON")
-    db = store._db
-    with store._transaction():
-        for table, columns in (("streams", "id, key"), ("questions", "id, name")):
-            for row in chain(_readable_rows(source, table, columns), _readable_index(source, table, columns)):
-                if isinstance(row[2], bytes):
-                    db.execute(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", row[1:])
-        for row in _readable_rows(source, "completions", f"stream, question, {_COLUMNS}"):
-            # A row whose stream or question was lost must go: their numbers will be given to others.
-            if _is_plausible(row[3:]):
-                db.execute(
-                    f"INSERT OR IGNORE INTO completions (stream, question, {_COLUMNS}) "
-                    "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 "
-                    "WHERE EXISTS (SELECT 1 FROM streams WHERE id = ?1) "
-                    "AND EXISTS (SELECT 1 FROM questions WHERE id = ?2)",
-                    row[1:],
-                )
-        try:
-            db.executemany(
-                "INSERT OR IGNORE INTO looks VALUES (?, ?, ?)", source.execute("SELECT * FROM looks")
-            )
-        except sqlite3.DatabaseError:
-            print("warning: the count of systems that were measured on `test` was lost.", file=sys.stderr)
-    source.close()
-    return int(db.execute("SELECT count(*) FROM completions").fetchone()[0])
-
-
-def _readable_rows(db: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
-    """Every row that can be read, in rowid order, its rowid first; damaged stretches are stepped over."""
-    query = f"SELECT rowid, {columns} FROM {table} WHERE rowid > ? ORDER BY rowid"
-
-    def readable_after(rowid: int) -> bool:
-        try:
-            db.execute(f"{query} LIMIT 1", (rowid,)).fetchone()
-        except sqlite3.DatabaseError:
-            return False
-        return True
-
-    last = 0
-    while True:
-        try:
-            for row in db.execute(query, (last,)):
-                last = row[0]
-                yield row
-            return
-        except sqlite3.DatabaseError:
-            # Gallop over the hole, then bisect back to its end: logarithmic in the number of lost rows.
-            step = 1
-            while not readable_after(last + step):
-                step *= 2
-                if last + step > 2**62:
-                    return
-            low, high = last + step // 2, last + step
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (low, middle) if readable_after(middle) else (middle, high)
-            last = high
-
-
-def _readable_index(db: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
-    """The same rows from the index of a table's second column, which holds them too, from both of its ends.
-
-    One lost page of `questions` would cost the completions of two hundred questions; here is its second copy.
-    """
-    for order in ("ASC", "DESC"):
-        try:
-            yield from db.execute(f"SELECT rowid, {columns} FROM {table} ORDER BY 3 {order}")
-        except sqlite3.DatabaseError:
-            continue
-
-
-def _is_plausible(row: Sequence[Any]) -> bool:
-    # A damaged page may still parse; what it holds then seldom has the right types.
-    kinds: tuple[Any, ...] = (int, bytes, int, int, (float, type(None)), float, str)
-    typed = all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True))
-    return typed and row[-1] in _FINISH
-
-
 def _open_sound(path: Path) -> sqlite3.Connection:
     """Open a store, repaired if need be."""
     if path.exists() and path.stat().st_size == 0:  # cut to nothing; SQLite would take it for a new one
         salvage(path)
-    db = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
+    db = sqlite3.connect(path, isolation_level=None, timeout=PATIENCE)
     try:
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA journal_mode = WAL")
-        _warn_of_cut_log(db, path)
+        warn_of_cut_log(db, path)
         if db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
             return db
     except sqlite3.DatabaseError as error:
-        if _code(error) not in _DAMAGED:
+        if primary_code(error) not in _DAMAGED:
             db.close()
             raise
     db.close()
@@ -331,37 +248,6 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
             db.execute(f"PRAGMA user_version = {number}")
 
 
-def _warn_of_cut_log(db: sqlite3.Connection, path: Path) -> None:
-    """Say so when the log holds more frames than SQLite took for valid: its end was lost or never finished.
-
-    Format: https://www.sqlite.org/walformat.html. SQLite itself is asked for the number of valid frames. The
-    `-shm` file has it too, but a process that opens and closes that file (or the store's own) drops every
-    lock it holds on it.
-    """
-    lock = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
-    try:
-        lock.execute("BEGIN IMMEDIATE")  # no other writer is in the middle of a batch now
-        _, valid_frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        log = Path(f"{path}-wal").read_bytes()
-    except sqlite3.OperationalError as error:
-        if _code(error) != sqlite3.SQLITE_FULL:
-            raise
-        return  # what is stored can be read on a full disk too
-    finally:
-        lock.close()
-    if valid_frames < 0:  # another process is at its checkpoint, and so has just read the log
-        return
-    page_size, salt = int.from_bytes(log[8:12], "big"), log[16:24]
-    starts = range(32, len(log), 24 + page_size)
-    written_frames = next((i for i, s in enumerate(starts) if log[s + 8 : s + 16] != salt), len(starts))
-    if written_frames > valid_frames:
-        print(
-            f"warning: the log of {path} was cut off in the middle of a batch (a kill, a full disk or a "
-            f"truncated file). Every batch before it is there; `missing` ones will be drawn again.",
-            file=sys.stderr,
-        )
-
-
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Turn what a person can mend about a file into a `UserError`; anything else is a bug and passes."""
@@ -370,7 +256,7 @@ def _explained(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"The store {path} cannot be opened: {error.strerror or error}.") from error
     except sqlite3.DatabaseError as error:
-        code = _code(error)
+        code = primary_code(error)
         if code in _DAMAGED:
             raise UserError(
                 f"The store {path} is damaged ({error}). Run the same command again: opening it keeps every "
@@ -386,15 +272,9 @@ def _explained(path: Path) -> Iterator[None]:
         raise
 
 
-# Seconds to wait for another writer's batch. A batch takes milliseconds; only a stopped process takes longer.
-_PATIENCE = 600
 _FINISH = {finish.value: finish for finish in Finish}
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _UNUSABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR)
-
-
-def _code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
 
 
 def _encode(text: str) -> bytes:
