@@ -1,0 +1,1 @@
+"""The recipes: one file each, a Config and a `main(config) -> Result`; `recipes/__main__.py` lists them."""

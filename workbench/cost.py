@@ -48,9 +48,7 @@ class ModelShape:
             check_range(name, value, 1, 10**15)
 
 
-def inference_flops(
-    shape: ModelShape, prompt_tokens: float, completion_tokens: float, samples: int = 1
-) -> float:
+def inference_flops(shape: ModelShape, prompt_tokens: float, completion_tokens: float, samples: int = 1) -> float:
     """FLOPs of answering one question: its prompt once, then `samples` completions of it.
 
     Each token costs 2N for the weights (Kaplan et al. 2020, §2.1; N is all parameters here, for the output

@@ -104,9 +104,7 @@ def read_json(path: str | Path) -> Any:
     except json.JSONDecodeError as error:
         raise UserError(f"{source} is damaged: it is not JSON ({error}). Delete it or restore it.") from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{source} is damaged: it is not UTF-8 ({error}). Delete it or restore it."
-        ) from error
+        raise UserError(f"{source} is damaged: it is not UTF-8 ({error}). Delete it or restore it.") from error
     except OSError as error:
         raise UserError(f"{source} could not be read: {error.strerror or error}.") from error
 

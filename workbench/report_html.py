@@ -228,8 +228,7 @@ def _chart(rungs: Sequence[Rung], width: int, height: int) -> dict[str, Any] | N
         "bottom": height - MARGIN["bottom"],
         "unit": unit,
         "x_ticks": [
-            {"x": x(v), "text": quantity(v)}
-            for v in _log_ticks(x_low, x_high, 46 * (x_high - x_low) / plot_width)
+            {"x": x(v), "text": quantity(v)} for v in _log_ticks(x_low, x_high, 46 * (x_high - x_low) / plot_width)
         ],
         "y_ticks": [{"y": y(v), "text": f"{100 * v:.0f} %"} for v in y_ticks],
         "points": points,

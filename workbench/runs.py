@@ -176,9 +176,7 @@ def _acquire(path: Path) -> Any:
             f"Another process is working in {path}. Wait for it, stop it, or give this run another --name."
         ) from error
     except OSError as error:
-        raise UserError(
-            f"The run's folder {path} cannot be written to: {error.strerror or error}."
-        ) from error
+        raise UserError(f"The run's folder {path} cannot be written to: {error.strerror or error}.") from error
     return lock
 
 

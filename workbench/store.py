@@ -190,9 +190,7 @@ def salvage(path: str | Path) -> int:
     """
     path = Path(path)
     aside = next(
-        p
-        for n in range(1, 10**6)
-        if not (p := path.with_name(f"{path.stem}.damaged-{n}{path.suffix}")).exists()
+        p for n in range(1, 10**6) if not (p := path.with_name(f"{path.stem}.damaged-{n}{path.suffix}")).exists()
     )
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".salvage-") as folder:
         fresh = Path(folder) / path.name
@@ -292,6 +290,4 @@ def _row(c: Completion) -> tuple[Any, ...]:
 
 def _completion(row: Sequence[Any]) -> Completion:
     index, text, prompt_tokens, completion_tokens, logprob, seconds, finish = row
-    return Completion(
-        index, _decode(text), prompt_tokens, completion_tokens, logprob, seconds, _FINISH[finish]
-    )
+    return Completion(index, _decode(text), prompt_tokens, completion_tokens, logprob, seconds, _FINISH[finish])

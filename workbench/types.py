@@ -128,6 +128,9 @@ class Prompt:
 # --- the decode slot --------------------------------------------------------------------------------
 
 
+LONGEST = 256  # tokens of an answer where nobody says
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn. Temperature 0 is greedy decoding.
@@ -139,7 +142,7 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0  # 0 keeps every token
-    max_tokens: int = 256
+    max_tokens: int = LONGEST
     stop: tuple[str, ...] = ()
     seed: int = 0
 
@@ -153,27 +156,39 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Greedy:
-    """The most likely token at every step; one answer a question."""
+    """The most likely token at every step; one answer a question.
 
-    max_tokens: int = 256
+    Attributes:
+        max_tokens: the longest answer that is waited for; None takes the task's own limit when a recipe makes
+            the System, and `LONGEST` where no task says.
+    """
+
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         self.sampling()
 
     def sampling(self) -> Sampling:
         """How this decode draws its tokens; the prompt's stop strings are added by the caller."""
-        return Sampling(temperature=0.0, max_tokens=self.max_tokens)
+        return Sampling(temperature=0.0, max_tokens=LONGEST if self.max_tokens is None else self.max_tokens)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """n independent samples a question, each graded for itself: the score is the mean (pass@1)."""
+    """n independent samples a question, each graded for itself: the score is the mean (pass@1).
+
+    Attributes:
+        n: samples a question.
+        temperature, top_p, top_k: how tokens are drawn; top_k 0 keeps every token.
+        max_tokens: as in `Greedy`.
+        seed: another seed draws other samples.
+    """
 
     n: int = 1
     temperature: float = 0.7
     top_p: float = 1.0
     top_k: int = 0
-    max_tokens: int = 256
+    max_tokens: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -182,7 +197,8 @@ class Sample:
 
     def sampling(self) -> Sampling:
         """How this decode draws its tokens; the prompt's stop strings are added by the caller."""
-        return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens, seed=self.seed)
+        longest = LONGEST if self.max_tokens is None else self.max_tokens
+        return Sampling(self.temperature, self.top_p, self.top_k, longest, seed=self.seed)
 
 
 @dataclass(frozen=True)

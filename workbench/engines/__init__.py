@@ -1,0 +1,64 @@
+"""The engines by name. To add one: a class that keeps the promises of `base.py`, and a line in `ENGINES`."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from workbench.engines.base import Engine
+from workbench.errors import UserError
+from workbench.types import Model
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Which engine answers, and where.
+
+    Attributes:
+        engine: `hf` is transformers in this process, `vllm` any OpenAI-compatible server, `fake` needs no
+            weights.
+        device: of the hf engine: cpu, cuda, …; by default the GPU where there is one.
+        dtype: of the hf engine.
+        endpoint: of the vllm engine: base addresses as http://127.0.0.1:8000; several share the work. The key
+            is read from the environment variable WORKBENCH_API_KEY.
+        served_name: of the vllm engine: the name the server knows the model by, if it is another.
+    """
+
+    engine: Literal["hf", "vllm", "fake"] = "hf"
+    device: str | None = None
+    dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+    endpoint: tuple[str, ...] = ()
+    served_name: str | None = None
+
+
+def open_engine(model: Model, config: EngineConfig) -> Engine:
+    """The engine of a model.
+
+    Raises:
+        UserError: the model, the device or the server cannot be had.
+    """
+    return ENGINES[config.engine](model, config)
+
+
+def _hf(model: Model, config: EngineConfig) -> Engine:
+    from workbench.engines.hf import HfEngine
+
+    return HfEngine(model, dtype=config.dtype, device=config.device)
+
+
+def _vllm(model: Model, config: EngineConfig) -> Engine:
+    from workbench.engines.vllm import VllmEngine
+
+    if not config.endpoint:
+        raise UserError("The vllm engine needs a server: --endpoint http://127.0.0.1:8000")
+    key = os.environ.get("WORKBENCH_API_KEY")
+    return VllmEngine(model, config.endpoint, api_key=key, served_name=config.served_name)
+
+
+def _fake(model: Model, config: EngineConfig) -> Engine:
+    from workbench.engines.fake import FakeEngine
+
+    return FakeEngine(model)
+
+
+ENGINES: dict[str, Callable[[Model, EngineConfig], Engine]] = {"hf": _hf, "vllm": _vllm, "fake": _fake}

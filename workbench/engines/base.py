@@ -35,9 +35,7 @@ class Engine(Protocol):
         Sample i of a question depends on (sampling, question id, i) and its seed is `sample_seed`.
         """
 
-    def logprobs(
-        self, requests: Sequence[Request], continuations: Sequence[Sequence[str]]
-    ) -> Iterator[Batch]:
+    def logprobs(self, requests: Sequence[Request], continuations: Sequence[Sequence[str]]) -> Iterator[Batch]:
         """Log-probability (nats, summed over tokens) of each continuation right after its request's prompt.
 
         Continuation j of a request comes back as a completion with index j, the continuation as its text,

@@ -68,9 +68,7 @@ class Encoder:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of generated tokens, special ones left out, nothing else changed."""
-        text: str = self.tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     def _chat(self, messages: Sequence[Message]) -> str:
@@ -101,7 +99,7 @@ class Encoder:
         return ids + list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
-def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+def common_prefix(prompts: Sequence[list[int]]) -> int:
     """Number of leading tokens that all prompts share, at least one token short of the shortest."""
     low, high = min(prompts), max(prompts)  # the two that differ earliest, in lexicographic order
     length = min(len(prompt) for prompt in prompts) - 1

@@ -62,9 +62,7 @@ class FakeEngine:
         for request in requests:
             yield [(request.id, self._completion(request, index, sampling)) for index in request.indices]
 
-    def logprobs(
-        self, requests: Sequence[Request], continuations: Sequence[Sequence[str]]
-    ) -> Iterator[Batch]:
+    def logprobs(self, requests: Sequence[Request], continuations: Sequence[Sequence[str]]) -> Iterator[Batch]:
         """Made-up log-probabilities of each continuation, between -3 and 0 a word."""
         for request, texts in zip(requests, continuations, strict=True):
             prompt = _prompt(request)
@@ -143,9 +141,7 @@ def _accuracy(base: str) -> float:
     try:
         accuracy = float(value)
     except ValueError:
-        raise UserError(
-            f"{base!r} is no fake model. Write fake, or fake:0.6 for one right in 60 %."
-        ) from None
+        raise UserError(f"{base!r} is no fake model. Write fake, or fake:0.6 for one right in 60 %.") from None
     check_range("the accuracy in fake:ACCURACY", accuracy, 0, 1)
     return accuracy
 

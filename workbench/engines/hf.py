@@ -201,9 +201,7 @@ class HfEngine:
         _roll(cache, shared, pads)
         return cache, logits, pads
 
-    def _forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: Any
-    ) -> torch.Tensor:
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
         """Logits of the last position, float32 [B, V]."""
         out = self.weights(
             input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True,
@@ -240,9 +238,7 @@ class HfEngine:
     # --- scoring ------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def logprobs(
-        self, requests: Sequence[Request], continuations: Sequence[Sequence[str]]
-    ) -> Iterator[Batch]:
+    def logprobs(self, requests: Sequence[Request], continuations: Sequence[Sequence[str]]) -> Iterator[Batch]:
         """Prompts and their continuations as branches of one packed sequence behind the prefix they share."""
         work: list[tuple[Request, list[Branch]]] = []
         for request, texts in zip(requests, continuations, strict=True):
@@ -335,9 +331,7 @@ def _take_pack(work: list[list[Branch]], limit: int = 1024) -> int:
     """How many questions go into one packed sequence: new tokens bounded, attention being quadratic."""
     total = 0
     for count, branches in enumerate(work):
-        total += len(branches[0].prompt) - (
-            common_prefix([work[0][0].prompt, branches[0].prompt]) if count else 0
-        )
+        total += len(branches[0].prompt) - (common_prefix([work[0][0].prompt, branches[0].prompt]) if count else 0)
         total += sum(len(branch.continuation) for branch in branches)
         if total > limit and count:
             return count

@@ -62,9 +62,7 @@ def pack(questions: Sequence[Sequence[Branch]], device: str = "cpu") -> Packed:
     owner: list[int] = []
     count = 0
     for branches in questions:
-        trunks: dict[
-            tuple[int, ...], tuple[int, int]
-        ] = {}  # prompt tokens -> (block, its last token's place)
+        trunks: dict[tuple[int, ...], tuple[int, int]] = {}  # prompt tokens -> (block, its last token's place)
         for branch in branches:
             own = tuple(branch.prompt[shared:])
             if own not in trunks:

@@ -112,9 +112,7 @@ class VllmEngine:
         )
         return self._servers.stream(jobs, self._concurrency)
 
-    def logprobs(
-        self, requests: Sequence[Request], continuations: Sequence[Sequence[str]]
-    ) -> Iterator[Batch]:
+    def logprobs(self, requests: Sequence[Request], continuations: Sequence[Sequence[str]]) -> Iterator[Batch]:
         """Log-probability of each continuation right after its request's prompt; a batch is one request.
 
         Raises:
@@ -143,9 +141,7 @@ class VllmEngine:
         except (ServerError, KeyError):
             return "openai-compatible"
 
-    async def _draw(
-        self, request: Request, run: range, sampling: Sampling, client: httpx.AsyncClient
-    ) -> Batch:
+    async def _draw(self, request: Request, run: range, sampling: Sampling, client: httpx.AsyncClient) -> Batch:
         body = {
             "model": self._name,
             "n": len(run),

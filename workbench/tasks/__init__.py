@@ -25,9 +25,7 @@ def task_names() -> tuple[str, ...]:
 
 def _module(name: str) -> Any:
     if name not in TASKS:
-        raise unknown_name(
-            "task", name, TASKS, "A name ending in .yaml is a file that describes your own task."
-        )
+        raise unknown_name("task", name, TASKS, "A name ending in .yaml is a file that describes your own task.")
     return import_module(TASKS[name])
 
 

@@ -124,9 +124,7 @@ def _split(
     return {name: tuple(sorted(examples, key=lambda e: e.id)) for name, examples in splits.items()}
 
 
-def _example(
-    config: Config, source: str, number: int, row: dict[str, Any], labels: tuple[str, ...]
-) -> Example:
+def _example(config: Config, source: str, number: int, row: dict[str, Any], labels: tuple[str, ...]) -> Example:
     question = text_field(source, number, row, config.input)
     target = text_field(source, number, row, config.target).strip()
     if labels:

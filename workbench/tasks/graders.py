@@ -65,9 +65,7 @@ def label_grader(labels: Sequence[str]) -> Grader:
 
     def grade(text: str, example: Example) -> Grade:
         for marker in reversed(list(_EXPLICIT.finditer(text))[-MAX_MARKERS:]):
-            sentence = re.split(
-                r"[.!?\n]", text[marker.end() : marker.end() + MAX_LINE].lstrip(), maxsplit=1
-            )[0]
+            sentence = re.split(r"[.!?\n]", text[marker.end() : marker.end() + MAX_LINE].lstrip(), maxsplit=1)[0]
             if match := pattern.search(sentence):
                 break
         else:

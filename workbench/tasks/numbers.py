@@ -77,9 +77,7 @@ def _plain(text: str) -> str:
     """Text with LaTeX's and Unicode's spellings of a number turned into the plain ones."""
     text = text.replace("\u2212", "-").replace("\u2013", "-").replace("{,}", ",").replace("\\$", "$")
     text = re.sub(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}", r"\1/\2", text)
-    text = re.sub(
-        r"(?<=\d)\s?(?:×|x|\*|\\times|\\cdot)\s?10\s?(?:\^|\*\*)\s?\{?([-+]?\d{1,9})\}?", r"e\1", text
-    )
+    text = re.sub(r"(?<=\d)\s?(?:×|x|\*|\\times|\\cdot)\s?10\s?(?:\^|\*\*)\s?\{?([-+]?\d{1,9})\}?", r"e\1", text)
     return re.sub(r"(?<=\d) \*\* (?=[\d(])", "**", text)
 
 
@@ -134,9 +132,7 @@ def find_number(text: str) -> str | None:
         expression = _EXPRESSION.match(sentence)
         found = _numbers(sentence[expression.end() if expression else 0 :])
         if marker["line"] and len(found) > 1 and not expression:
-            found = _numbers(text[marker.end() :])[
-                -1:
-            ]  # "A: First, 3 apples and 4 apples …": reasoning follows
+            found = _numbers(text[marker.end() :])[-1:]  # "A: First, 3 apples and 4 apples …": reasoning follows
         if found:
             return found[0]
         if _BEYOND.search(sentence):

@@ -1,0 +1,1 @@
+"""What tuning methods share: examples as tokens, one training loop (TRL's), checkpoints that are whole."""

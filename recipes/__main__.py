@@ -1,0 +1,59 @@
+"""The command line: `workbench <recipe> [flags]`. Each recipe's flags are the fields of its Config.
+
+To add a recipe: a file with `Config` and `main`, and a line here.
+"""
+
+import sys
+from importlib import import_module
+
+RECIPES = {
+    # name: (module, what it does)
+    "quickstart": ("recipes.quickstart", "the ladder on the embedded model and task, with nothing to set"),
+    "ladder": ("recipes.ladder", "several ways of adapting one model to one task, in one table"),
+    "zero_shot": ("recipes.zero_shot", "the prompt alone"),
+    "few_shot": ("recipes.few_shot", "exemplars in the prompt: random, balanced or nearest neighbours"),
+    "majority_vote": ("recipes.majority_vote", "several samples a question, the most frequent answer wins"),
+    "pass_at_k": ("recipes.pass_at_k", "pass@k and majority@k curves from n samples a question"),
+    "lora": ("recipes.lora", "tune a LoRA adapter on the task's practice split, and measure it"),
+    "evaluate": ("recipes.evaluate", "measure any System: a run's, or a system.json"),
+    "compare": ("recipes.compare", "two or more runs on the questions they share, with paired tests"),
+    "export": ("recipes.export", "the store's completions or runs' outcomes as JSONL, CSV or Parquet"),
+    "runs": ("recipes.runs", "list the runs"),
+    "models": ("recipes.models", "list the models that are at hand"),
+    "tasks": ("recipes.tasks", "list the tasks and their settings"),
+    "prompts": ("recipes.prompts", "list the prompts, and what each is for"),
+    "doctor": ("recipes.doctor", "what this machine has, what would not work, and the mend"),
+}
+
+
+def main() -> None:
+    """The console script `workbench`."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        sys.exit(0 if arguments else 2)
+    name, rest = arguments[0].replace("-", "_"), arguments[1:]
+
+    from workbench.command import run_command
+    from workbench.errors import unknown_name
+
+    if name not in RECIPES:
+        print(
+            f"workbench: {unknown_name('recipe', arguments[0], RECIPES, '`workbench --help` tells.')}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    module = import_module(RECIPES[name][0])
+    sys.exit(run_command(module.main, module.Config, rest, f"workbench {name}"))
+
+
+def _help() -> str:
+    width = max(map(len, RECIPES))
+    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in RECIPES.items()]
+    return "\n".join(
+        ["usage: workbench <recipe> [--help] [flags]", "", "Prompt it, tune it or sample from it?", "", *lines, ""]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""LoRA: tune an adapter on the task's practice split, then measure the tuned model on the test split."""
+
+from dataclasses import dataclass, field
+
+from workbench.command import run_script
+from workbench.methods import lora
+from workbench.session import Session, Setup
+from workbench.training.card import result_section
+from workbench.training.sft import cost_of
+from workbench.types import Result
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to tune on and measure, and how."""
+
+    setup: Setup = field(default_factory=Setup)
+    lora: lora.Config = field(default_factory=lora.Config)
+
+
+def main(config: Config) -> Result:
+    """Tune, measure, and add the result to the model card."""
+    with Session("lora", config.setup, config) as session:
+        tuned = lora.adapt(session.system(), session.task, config.lora, session.run, quiet=config.setup.quiet)
+        result = session.report(tuned, cost_of(session.run))
+        card = session.run.path / "README.md"
+        session.run.write_card(card.read_text(encoding="utf-8") + result_section(result))
+        return result
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __file__)

@@ -1,0 +1,32 @@
+"""pass@k and majority@k: how far more samples could carry, and how far a vote does, from one pool of samples."""
+
+from dataclasses import dataclass, field
+
+from workbench.command import run_script
+from workbench.session import Session, Setup
+from workbench.types import Result, Sample
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure, and how samples are drawn."""
+
+    setup: Setup = field(default_factory=Setup)
+    decode: Sample = field(default_factory=lambda: Sample(n=16))
+
+
+def main(config: Config) -> Result:
+    """Draw n samples a question and print both curves."""
+    with Session("pass_at_k", config.setup, config) as session:
+        result = session.report(session.system(config.decode))
+        metrics = dict(result.metrics)
+        print(f"{'k':>6} {'pass@k':>8} {'majority@k':>11}")
+        for name, value in metrics.items():
+            if name.startswith("pass@"):
+                k = name.removeprefix("pass@")
+                print(f"{k:>6} {value:>8.1%} {metrics[f'majority@{k}']:>11.1%}")
+        return result
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __file__)

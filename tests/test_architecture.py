@@ -1,0 +1,147 @@
+"""The shape of the project, read from the imports themselves: floors, no cycles, light recipes, short files."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# From the top down. A file imports only from floors below its own, or from its own folder.
+FLOORS = (
+    ("ui.py",),
+    ("recipes/",),
+    ("workbench/ladder.py",),
+    ("workbench/methods/",),
+    ("workbench/harness.py", "workbench/report_html.py"),
+    ("workbench/report.py",),
+    ("workbench/decoding/", "workbench/training/", "workbench/compare.py", "workbench/exemplars.py"),
+    ("workbench/engines/", "workbench/runs.py", "workbench/export.py"),
+    (
+        "workbench/tasks/", "workbench/models.py", "workbench/chat_template.py", "workbench/prompts.py",
+        "workbench/store.py", "workbench/run_folder.py", "workbench/config.py",
+    ),
+    ("workbench/salvage.py", "workbench/cost.py", "workbench/files.py"),
+    ("workbench/identity.py", "workbench/stats/"),
+    ("workbench/types.py",),
+    ("workbench/errors.py", "workbench/__init__.py"),
+)  # fmt: skip
+
+LONGEST = 320
+LONGER = {"workbench/types.py": 400}  # the vocabulary, which is read as a whole and is mostly docstrings
+
+HEAVY = (
+    "torch", "transformers", "trl", "peft", "datasets", "vllm", "gradio", "scipy", "matplotlib", "pandas",
+    "pyarrow", "pynvml",
+)  # fmt: skip
+
+
+def source_files() -> dict[str, str]:
+    """Module name → path from the root, as "workbench.stats" → "workbench/stats/__init__.py"."""
+    paths = [*ROOT.glob("workbench/**/*.py"), *ROOT.glob("recipes/**/*.py"), *ROOT.glob("ui.py")]
+    names = [path.relative_to(ROOT) for path in sorted(paths)]
+    return {".".join(name.with_suffix("").parts).removesuffix(".__init__"): name.as_posix() for name in names}
+
+
+FILES = source_files()
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The project's modules that a module imports, also inside functions; its own name left out.
+
+    A string that is a module's dotted name counts as an import: registries name modules so.
+    """
+    tree = ast.parse((ROOT / FILES[module]).read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{FILES[module]}:{node.lineno}: write the import with its full name."
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(submodules & FILES.keys())
+            if not submodules <= FILES.keys():
+                found.add(node.module or "")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
+            found.add(node.value)
+    return frozenset(found & FILES.keys() - {module})
+
+
+def place(path: str) -> tuple[int, str]:
+    """A file's floor, 0 at the bottom, and the entry of FLOORS that puts it there."""
+    for floor, entries in enumerate(reversed(FLOORS)):
+        for entry in entries:
+            if path == entry or (entry.endswith("/") and path.startswith(entry)):
+                return floor, entry
+    raise AssertionError(
+        f"{path} is on no floor. Add it to FLOORS in tests/test_architecture.py and to the table in "
+        "CONTRIBUTING.md, above everything that it imports."
+    )
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_point_down(module: str) -> None:
+    floor, entry = place(FILES[module])
+    for target in sorted(imports(module)):
+        below, other = place(FILES[target])
+        assert below < floor or other == entry, (
+            f"{FILES[module]} imports {FILES[target]}, which is not on a floor below it: move what both need "
+            "further down, or pass it in as an argument."
+        )
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    try:
+        TopologicalSorter({module: imports(module) for module in FILES}).prepare()
+    except CycleError as error:
+        circle = " → ".join(reversed(error.args[1]))
+        pytest.fail(f"import cycle: {circle}")
+
+
+def test_contributing_names_every_file_and_folder_of_the_floors() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = [
+        text.find(f"`{entry}`") for floor in FLOORS for entry in floor if entry != "workbench/__init__.py"
+    ]
+    assert -1 not in places, [entry for floor in FLOORS for entry in floor if f"`{entry}`" not in text]
+    highest = [min(text.find(f"`{entry}`") for entry in floor if f"`{entry}`" in text) for floor in FLOORS]
+    assert all(above < below for above, below in pairwise(highest)), "the table lists the floors top down"
+
+
+def test_the_floors_are_told_apart() -> None:
+    """The checks above see what they must: functions' imports, submodules, registries."""
+    assert "workbench.engines.hf" in imports("workbench.engines"), "an import inside a function"
+    assert "workbench.tasks.gsm8k" in imports("workbench.tasks"), "a name in a registry"
+    assert "workbench.types" in imports("workbench.identity")
+    assert place("workbench/stats/paired.py") == place("workbench/stats/__init__.py")
+    with pytest.raises(AssertionError, match=r"workbench/new\.py is on no floor\. Add it to FLOORS"):
+        place("workbench/new.py")
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [[name for name in FILES if name.startswith("recipes")], ["workbench.stats", "workbench.cost"]],
+    ids=["recipes", "statistics and cost"],
+)
+def test_importing_loads_nothing_heavy(modules: list[str]) -> None:
+    code = f"import sys, {', '.join(modules)}; print(*sorted({set(HEAVY)} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [], "import heavy libraries inside the functions that need them"
+
+
+@pytest.mark.parametrize("path", FILES.values())
+def test_a_file_says_what_it_is_and_is_short(path: str) -> None:
+    source = (ROOT / path).read_text(encoding="utf-8")
+    lines = source.count("\n")
+    longest = LONGER.get(path, LONGEST)
+    assert lines <= longest, f"{path} has {lines} lines, more than {longest}: split off what has a name."
+    if source.strip():
+        first = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+        assert first.endswith("."), f"{path} starts with {first!r}: one sentence on what the file is."

@@ -1,0 +1,188 @@
+"""What every recipe needs: the task, the engine, the store and the run's folder, from one small Config.
+
+A `Session` is open while a recipe works. It holds one engine at a time, because a machine has memory for one
+model; asking for another model's engine closes the one before.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from workbench.engines import EngineConfig, open_engine
+from workbench.engines.base import Engine
+from workbench.errors import UserError
+from workbench.harness import evaluate
+from workbench.identity import model_identity, system_hash, to_json
+from workbench.models import EMBEDDED
+from workbench.progress import Bar
+from workbench.prompts import load_prompt
+from workbench.report import Rung, table
+from workbench.runs import Run
+from workbench.store import Store
+from workbench.tasks import load_task
+from workbench.tasks.base import Task
+from workbench.types import CostToMake, Decode, Greedy, Interval, LabelLikelihood, Model, Result, Sample, System
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The task, the model, and where things are kept.
+
+    Attributes:
+        task: a task's name (`workbench tasks` lists them), or a .yaml file that describes your own.
+        task_args: the task's own settings, as name=value.
+        model: smollm2-135m-instruct (embedded), a local folder, a Hub id, or the name on a server.
+        revision: of a Hub id.
+        adapter: a folder with an adapter in PEFT's format.
+        prompt: a prompt's name (`workbench prompts` lists them) or a .yaml file; by default the task's own.
+        questions: how many questions to measure on; by default all.
+        split: what to measure on; `test` for a figure to report, `dev` while you try things out.
+        engine: which engine answers.
+        runs: folder of all runs and of the store of completions.
+        name: a name for the run's folder; by default the recipe's name and a hash of the settings.
+        overwrite: start anew where a run of other settings has this name; what is there is kept aside.
+        quiet: no progress bars.
+    """
+
+    task: str = "arithmetic"
+    task_args: tuple[str, ...] = ()
+    model: str = EMBEDDED
+    revision: str | None = None
+    adapter: str | None = None
+    prompt: str | None = None
+    questions: int | None = None
+    split: str = "test"
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    runs: Path = Path("runs")
+    name: str | None = None
+    overwrite: bool = False
+    quiet: bool = False
+
+
+# What says where and how a run works, but not what it computes: the run's id does not depend on it.
+_NOT_CONTENT = {"runs", "name", "overwrite", "quiet", "endpoint", "estimate_only"}
+
+
+class Session:
+    """Everything a recipe works with. Use it in a `with` block.
+
+    Raises:
+        UserError: a name or a setting does not exist, or another process works in the same run.
+    """
+
+    def __init__(self, recipe: str, setup: Setup, config: Any) -> None:
+        self.setup = setup
+        self.task: Task = load_task(setup.task, _pairs(setup.task_args))
+        content = {"recipe": recipe, **content_of(config), "task_hash": self.task.hash}
+        self.run = Run.open(setup.runs, recipe, content, name=setup.name, overwrite=setup.overwrite)
+        self.store = Store(setup.runs / "completions.sqlite")
+        self._engine: Engine | None = None
+        self._loaded: dict[str, Any] | None = None
+
+    def system(self, decode: Decode | None = None) -> System:
+        """The System that the setup names: no exemplars; the decode given, else the task's natural one.
+
+        The natural decode is the likelihood of labels where the task has labels, else greedy.
+        """
+        model = Model(self.setup.model, self.setup.revision, self.setup.adapter)
+        prompt = load_prompt(self.setup.prompt or self.task.prompt)
+        if decode is None:
+            decode = LabelLikelihood() if self.task.labels else Greedy()
+        return System(model, prompt, self.with_length(decode))
+
+    def with_length(self, decode: Decode) -> Decode:
+        """The decode with the task's own limit of tokens, where none was given."""
+        if isinstance(decode, (Greedy, Sample)) and decode.max_tokens is None:
+            return replace(decode, max_tokens=self.task.max_tokens)
+        return decode
+
+    def engine(self, model: Model) -> Engine:
+        """The engine of a model; the one before is closed if it is another's."""
+        identity = model_identity(model)
+        if self._engine is None or identity != self._loaded:
+            self.close_engine()
+            self._engine, self._loaded = open_engine(model, self.setup.engine), identity
+        return self._engine
+
+    def close_engine(self) -> None:
+        """Free the model's memory, for training or for another model."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = self._loaded = None
+
+    def measure(self, system: System, cost_to_make: CostToMake | None = None, label: str = "") -> Result:
+        """Measure a System on the setup's split, with a progress bar."""
+        with Bar(label or "questions", quiet=self.setup.quiet) as bar:
+            return evaluate(
+                system,
+                self.task,
+                self.engine(system.model),
+                self.store,
+                split=self.setup.split,
+                questions=self.setup.questions,
+                cost_to_make=cost_to_make,
+                progress=bar.show,
+            )
+
+    def report(self, system: System, cost_to_make: CostToMake | None = None) -> Result:
+        """Measure one System, write it into the run's folder and print the table of its one row."""
+        result = self.measure(system, cost_to_make)
+        self.run.write_system(system)
+        self.run.write_result(result)
+        rung = Rung(self.run.recipe.replace("_", " "), result, one_sample(result))
+        print(table([rung], self.store.looks(self.task.hash, self.setup.split)))
+        print(f"system {system_hash(system)}, run {self.run.path}")
+        return result
+
+    def __enter__(self) -> "Session":
+        self.run.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close_engine()
+        self.store.close()
+        self.run.__exit__(kind, error, trace)
+
+
+def one_sample(result: Result) -> Interval | None:
+    """For a vote, the accuracy of one sample of the same System."""
+    metrics = dict(result.metrics)
+    if "one_sample" not in metrics:
+        return None
+    return Interval(
+        metrics["one_sample"], metrics["one_sample_low"], metrics["one_sample_high"], method="bootstrap"
+    )
+
+
+def content_of(config: Any) -> dict[str, Any]:
+    """A recipe's Config as JSON data, without what does not change the result."""
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name not in _NOT_CONTENT}
+        if isinstance(value, Path):
+            return str(value)
+        return to_json(value)
+
+    data: dict[str, Any] = plain(config)
+    return data
+
+
+def _pairs(arguments: tuple[str, ...]) -> Mapping[str, str]:
+    pairs = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals or not name:
+            raise UserError(f"--task-args takes name=value, as in agreement=all; {argument!r} is not that.")
+        pairs[name] = value
+    return pairs
+
+
+def say(text: str) -> None:
+    """A line for the person who waits, on stderr, so that stdout holds results only."""
+    print(text, file=sys.stderr, flush=True)

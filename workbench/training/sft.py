@@ -1,0 +1,208 @@
+"""Supervised fine-tuning: TRL's SFTTrainer over packed batches, with checkpoints, and its cost.
+
+Where it departs from TRL: a batch is one packed sequence in which the prefix that its prompts share is computed
+once (`engines/packing.py`), and logits are computed only where a token is learned; on a CPU TRL scores every
+position. Loss and gradients are those of the padded batch. The loss is the sum over learned tokens divided by
+their number in the whole batch, so k accumulated micro-batches equal one batch.
+"""
+
+import errno
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.cost import EnergyMeter, training_flops
+from workbench.engines.packing import Branch
+from workbench.errors import UserError, check_range
+from workbench.files import read_json, write_json
+from workbench.identity import from_json, to_json
+from workbench.models import shape_of
+from workbench.runs import Run
+from workbench.training.checkpoints import mark_complete, newest_complete
+from workbench.training.data import Collator
+from workbench.types import CostToMake
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained.
+
+    Attributes:
+        learning_rate: AdamW's, after a linear warm-up over the first tenth; then it falls linearly to 0.
+        epochs: passes over the examples.
+        batch_size: examples an update.
+        micro_batch: examples computed at once; it must divide batch_size and changes memory, not the result.
+        examples: how many practice examples to learn from; by default all.
+        max_length: examples with more tokens are left out, and counted.
+        precision: of the frozen weights; what is trained is float32.
+        save_every: updates between checkpoints.
+        seed: order of the examples and initial weights.
+
+    Raises:
+        UserError: a value is out of range; the message names the field.
+    """
+
+    learning_rate: float = 1e-3
+    epochs: int = 3
+    batch_size: int = 16
+    micro_batch: int = 16
+    examples: int | None = None
+    max_length: int = 1024
+    precision: str = "bfloat16"
+    save_every: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range("learning_rate", self.learning_rate, 0, 10, open_low=True)
+        for name in ("epochs", "batch_size", "micro_batch", "max_length", "save_every"):
+            check_range(name, getattr(self, name), 1, 10**6)
+        if self.examples is not None:
+            check_range("examples", self.examples, 1, 10**9)
+        check_range("seed", self.seed, 0, 2**32 - 1)
+        if self.batch_size % self.micro_batch:
+            raise UserError(f"micro_batch is {self.micro_batch}; it must divide batch_size, {self.batch_size}.")
+        if self.precision not in ("bfloat16", "float32"):
+            raise UserError(f"precision is {self.precision!r}; it must be bfloat16 or float32.")
+
+
+def fit(weights: Any, tokenizer: Any, examples: list[Branch], training: Training, run: Run, quiet: bool) -> None:
+    """Train the weights that require gradients; metrics, checkpoints and the cost go into the run's folder.
+
+    A run that was interrupted goes on from its newest whole checkpoint, with the same batches and losses.
+
+    Args:
+        weights: the model, frozen but for what is trained, with `workbench_grouped` attention.
+        tokenizer: saved along with the checkpoints.
+        examples: prompts and answers.
+        training: how.
+        run: `metrics.jsonl`, `checkpoints/` and `cost.json` are written there.
+        quiet: no progress bar.
+
+    Raises:
+        UserError: a checkpoint cannot be written; the one before it is intact.
+    """
+    import torch
+    from datasets import Dataset
+    from safetensors import SafetensorError
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    class PackedTrainer(SFTTrainer):  # type: ignore[misc]
+        """TRL's trainer with the loss computed where `read_at` says."""
+
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            targets = inputs["labels"][0]
+            out = model(
+                input_ids=inputs["input_ids"],
+                position_ids=inputs["position_ids"],
+                attention_mask=inputs["attention_mask"],
+                logits_to_keep=inputs["read_at"],
+                use_cache=False,
+            )
+            loss = torch.nn.functional.cross_entropy(out.logits[0].float(), targets, reduction="sum")
+            return loss / (len(targets) if num_items_in_batch is None else num_items_in_batch)
+
+    class Keeper(TrainerCallback):  # type: ignore[misc]
+        """Writes metrics as they come, and marks a checkpoint when all of it is there."""
+
+        def __init__(self) -> None:
+            self.before = time.perf_counter()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                now = time.perf_counter()
+                run.log(
+                    step=state.global_step,
+                    epoch=logs.get("epoch"),
+                    loss=logs["loss"],
+                    learning_rate=logs.get("learning_rate"),
+                    grad_norm=logs.get("grad_norm"),
+                    seconds=now - self.before,
+                )
+                self.before = now
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    folder = run.path / "checkpoints"
+    micro = min(training.micro_batch, len(examples))
+    settings = SFTConfig(
+        output_dir=str(folder),
+        learning_rate=training.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,  # a share of all steps
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=max(1, training.batch_size // training.micro_batch),
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        logging_steps=1,
+        save_steps=training.save_every,
+        save_total_limit=2,
+        seed=training.seed,
+        data_seed=training.seed,
+        use_cpu=weights.device.type == "cpu",
+        bf16=False,  # the weights bring their precision; no autocast on top
+        gradient_checkpointing=False,
+        report_to=[],
+        disable_tqdm=quiet,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    rows = Dataset.from_list([{"prompt": b.prompt, "answer": b.continuation} for b in examples])
+    trainer = PackedTrainer(
+        model=weights,
+        args=settings,
+        train_dataset=rows,
+        data_collator=Collator(),
+        processing_class=tokenizer,
+        callbacks=[Keeper()],
+    )
+    checkpoint = newest_complete(folder)
+    with EnergyMeter() as meter:
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not _is_disk_full(error):
+                raise
+            kept = newest_complete(folder)
+            raise UserError(
+                f"The disk is full: a checkpoint could not be written to {folder}. "
+                f"{f'{kept.name} is intact' if kept else 'There is none yet'}; free some space, and the same "
+                "command goes on."
+            ) from error
+    tokens = training.epochs * sum(len(b.prompt) + len(b.continuation) for b in examples)
+    _write_cost(run, weights, tokens, meter)
+
+
+def cost_of(run: Run) -> CostToMake:
+    """What `fit` wrote down of a finished run."""
+    cost = from_json(read_json(run.path / "cost.json"))
+    assert isinstance(cost, CostToMake)
+    return cost
+
+
+def _write_cost(run: Run, weights: Any, tokens: int, meter: EnergyMeter) -> None:
+    """The cost of the whole run: seconds and energy of what was interrupted are counted in."""
+    seconds = sum(float(line["seconds"]) for line in run.metrics() if "seconds" in line)
+    share = seconds / meter.seconds if meter.seconds else 1.0
+    cost = CostToMake(
+        tokens=tokens,
+        flops=training_flops(shape_of(weights), tokens, frozen_weights=True),
+        seconds=seconds,
+        peak_memory_bytes=meter.peak_memory_bytes,
+        watt_hours=meter.watt_hours * share,
+        energy_source=meter.source,
+    )
+    write_json(run.path / "cost.json", to_json(cost))
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    number = getattr(error, "errno", None)
+    words = str(error).lower()
+    return number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or any(
+        sign in words for sign in ("no space left", "file too large", "disk quota", "failed writing file")
+    )
