@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from workbench.command import run_script
-from workbench.methods import few_shot
+from workbench.methods.few_shot import Config as FewShotConfig
+from workbench.methods.few_shot import adapt
 from workbench.session import Session, Setup
 from workbench.types import Result
 
@@ -13,13 +14,13 @@ class Config:
     """What to measure, and which exemplars."""
 
     setup: Setup = field(default_factory=Setup)
-    few_shot: few_shot.Config = field(default_factory=few_shot.Config)
+    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
 
 
 def main(config: Config) -> Result:
     """Put exemplars into the prompt, and measure."""
     with Session("few_shot", config.setup, config) as session:
-        return session.report(few_shot.adapt(session.system(), session.task, config.few_shot))
+        return session.report(adapt(session.system(), session.task, config.few_shot))
 
 
 if __name__ == "__main__":

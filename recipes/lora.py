@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 from workbench.command import run_script
-from workbench.methods import lora
+from workbench.methods.lora import Config as LoraConfig
+from workbench.methods.lora import adapt
 from workbench.session import Session, Setup
-from workbench.training.card import result_section
-from workbench.training.sft import cost_of
+from workbench.training.card import cost_of, result_section
 from workbench.types import Result
 
 
@@ -15,13 +15,13 @@ class Config:
     """What to tune on and measure, and how."""
 
     setup: Setup = field(default_factory=Setup)
-    lora: lora.Config = field(default_factory=lora.Config)
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 def main(config: Config) -> Result:
     """Tune, measure, and add the result to the model card."""
     with Session("lora", config.setup, config) as session:
-        tuned = lora.adapt(session.system(), session.task, config.lora, session.run, quiet=config.setup.quiet)
+        tuned = adapt(session.system(), session.task, config.lora, session.run, quiet=config.setup.quiet)
         result = session.report(tuned, cost_of(session.run))
         card = session.run.path / "README.md"
         session.run.write_card(card.read_text(encoding="utf-8") + result_section(result))

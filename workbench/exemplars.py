@@ -49,13 +49,15 @@ def _bm25(pool: Sequence[str], asked: Sequence[str]) -> NDArray[np.floating]:
     queries = bm25s.tokenize(
         list(asked), stopwords=None, token_pattern=pattern, show_progress=False, return_ids=False
     )
-    return np.stack([index.get_scores(query) for query in queries])
+    scores: NDArray[np.floating] = np.stack([index.get_scores(query) for query in queries])
+    return scores
 
 
 def _cosines(pool: NDArray[np.floating], asked: NDArray[np.floating]) -> NDArray[np.floating]:
     def unit(rows: NDArray[np.floating]) -> NDArray[np.floating]:
         lengths: NDArray[np.floating] = np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows / np.maximum(lengths, 1e-12)
+        scaled: NDArray[np.floating] = rows / np.maximum(lengths, 1e-12)
+        return scaled
 
-    product: NDArray[np.floating] = unit(asked) @ unit(pool).T
-    return product
+    cosines: NDArray[np.floating] = unit(asked) @ unit(pool).T
+    return cosines

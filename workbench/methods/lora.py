@@ -8,15 +8,13 @@ import shutil
 from dataclasses import dataclass, field
 from typing import Literal
 
-from workbench.engines.encode import Encoder
 from workbench.errors import check_range
 from workbench.files import write_json
 from workbench.models import load_tokenizer, load_weights
 from workbench.runs import Run
 from workbench.tasks.base import Task
-from workbench.training.card import model_card
-from workbench.training.data import encode_examples
-from workbench.training.sft import Training, cost_of, fit
+from workbench.training.card import cost_of, model_card
+from workbench.training.config import Training
 from workbench.types import Model, System
 
 TARGETS = {
@@ -79,10 +77,13 @@ def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) ->
     import torch
     from peft import LoraConfig, get_peft_model
 
+    from workbench.engines.encode import Encoder
     from workbench.engines.kv import ATTENTION
+    from workbench.training.data import encode_examples
+    from workbench.training.sft import fit
 
     training = config.training
-    torch.manual_seed(training.seed)
+    torch.manual_seed(training.training_seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = load_weights(system.model, training.precision, device)
     base.set_attn_implementation(ATTENTION)

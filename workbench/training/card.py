@@ -3,7 +3,9 @@
 from typing import Any
 
 from workbench.cost import carbon_kg
-from workbench.identity import to_json
+from workbench.files import read_json
+from workbench.identity import from_json, to_json
+from workbench.runs import RunFolder
 from workbench.tasks.base import Task
 from workbench.types import CostToMake, Result, System
 
@@ -42,6 +44,13 @@ For answering questions like those of the task, under the prompt that it was tun
 task's test split only (`result.json`, if it was measured): what it lost elsewhere was not. The base model's
 licence and limits hold.
 """
+
+
+def cost_of(run: RunFolder) -> CostToMake:
+    """What making the run's model cost, as `sft.fit` wrote it down."""
+    cost = from_json(read_json(run.path / "cost.json"))
+    assert isinstance(cost, CostToMake)
+    return cost
 
 
 def result_section(result: Result) -> str:

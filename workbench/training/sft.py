@@ -8,62 +8,21 @@ their number in the whole batch, so k accumulated micro-batches equal one batch.
 
 import errno
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workbench.cost import EnergyMeter, training_flops
 from workbench.engines.packing import Branch
-from workbench.errors import UserError, check_range
-from workbench.files import read_json, write_json
-from workbench.identity import from_json, to_json
+from workbench.errors import UserError
+from workbench.files import write_json
+from workbench.identity import to_json
 from workbench.models import shape_of
+from workbench.progress import Bar
 from workbench.runs import Run
 from workbench.training.checkpoints import mark_complete, newest_complete
+from workbench.training.config import Training
 from workbench.training.data import Collator
 from workbench.types import CostToMake
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a model is trained.
-
-    Attributes:
-        learning_rate: AdamW's, after a linear warm-up over the first tenth; then it falls linearly to 0.
-        epochs: passes over the examples.
-        batch_size: examples an update.
-        micro_batch: examples computed at once; it must divide batch_size and changes memory, not the result.
-        examples: how many practice examples to learn from; by default all.
-        max_length: examples with more tokens are left out, and counted.
-        precision: of the frozen weights; what is trained is float32.
-        save_every: updates between checkpoints.
-        seed: order of the examples and initial weights.
-
-    Raises:
-        UserError: a value is out of range; the message names the field.
-    """
-
-    learning_rate: float = 1e-3
-    epochs: int = 3
-    batch_size: int = 16
-    micro_batch: int = 16
-    examples: int | None = None
-    max_length: int = 1024
-    precision: str = "bfloat16"
-    save_every: int = 20
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_range("learning_rate", self.learning_rate, 0, 10, open_low=True)
-        for name in ("epochs", "batch_size", "micro_batch", "max_length", "save_every"):
-            check_range(name, getattr(self, name), 1, 10**6)
-        if self.examples is not None:
-            check_range("examples", self.examples, 1, 10**9)
-        check_range("seed", self.seed, 0, 2**32 - 1)
-        if self.batch_size % self.micro_batch:
-            raise UserError(f"micro_batch is {self.micro_batch}; it must divide batch_size, {self.batch_size}.")
-        if self.precision not in ("bfloat16", "float32"):
-            raise UserError(f"precision is {self.precision!r}; it must be bfloat16 or float32.")
 
 
 def fit(weights: Any, tokenizer: Any, examples: list[Branch], training: Training, run: Run, quiet: bool) -> None:
@@ -85,7 +44,7 @@ def fit(weights: Any, tokenizer: Any, examples: list[Branch], training: Training
     import torch
     from datasets import Dataset
     from safetensors import SafetensorError
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, ProgressCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     class PackedTrainer(SFTTrainer):  # type: ignore[misc]
@@ -108,8 +67,12 @@ def fit(weights: Any, tokenizer: Any, examples: list[Branch], training: Training
     class Keeper(TrainerCallback):  # type: ignore[misc]
         """Writes metrics as they come, and marks a checkpoint when all of it is there."""
 
-        def __init__(self) -> None:
+        def __init__(self, bar: Bar) -> None:
+            self.bar = bar
             self.before = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.bar.show(state.global_step, state.max_steps)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "loss" in logs:
@@ -142,13 +105,12 @@ def fit(weights: Any, tokenizer: Any, examples: list[Branch], training: Training
         logging_steps=1,
         save_steps=training.save_every,
         save_total_limit=2,
-        seed=training.seed,
-        data_seed=training.seed,
+        seed=training.training_seed,
+        data_seed=training.training_seed,
         use_cpu=weights.device.type == "cpu",
         bf16=False,  # the weights bring their precision; no autocast on top
         gradient_checkpointing=False,
         report_to=[],
-        disable_tqdm=quiet,
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
@@ -159,10 +121,12 @@ def fit(weights: Any, tokenizer: Any, examples: list[Branch], training: Training
         train_dataset=rows,
         data_collator=Collator(),
         processing_class=tokenizer,
-        callbacks=[Keeper()],
     )
+    for noisy in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(noisy)
     checkpoint = newest_complete(folder)
-    with EnergyMeter() as meter:
+    with Bar("training", quiet=quiet) as bar, EnergyMeter() as meter:
+        trainer.add_callback(Keeper(bar))
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -176,13 +140,6 @@ def fit(weights: Any, tokenizer: Any, examples: list[Branch], training: Training
             ) from error
     tokens = training.epochs * sum(len(b.prompt) + len(b.continuation) for b in examples)
     _write_cost(run, weights, tokens, meter)
-
-
-def cost_of(run: Run) -> CostToMake:
-    """What `fit` wrote down of a finished run."""
-    cost = from_json(read_json(run.path / "cost.json"))
-    assert isinstance(cost, CostToMake)
-    return cost
 
 
 def _write_cost(run: Run, weights: Any, tokens: int, meter: EnergyMeter) -> None:

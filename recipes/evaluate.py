@@ -1,0 +1,45 @@
+"""Evaluate any System on any task: the one that a run made (`--run ID`), or one in a file (`--system FILE`)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workbench.command import run_script
+from workbench.errors import UserError
+from workbench.files import read_json
+from workbench.identity import from_json
+from workbench.runs import find_run
+from workbench.session import Session, Setup
+from workbench.types import Result, System
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure.
+
+    Attributes:
+        run: id of the run whose system.json is measured.
+        system: a system.json.
+        setup: the task to measure on; its model and prompt are not used, the System brings its own.
+    """
+
+    run: str | None = None
+    system: Path | None = None
+    setup: Setup = field(default_factory=Setup)
+
+
+def main(config: Config) -> Result:
+    """Measure the System as it is."""
+    if (config.run is None) == (config.system is None):
+        raise UserError("Say which System: --run ID (`workbench runs` lists them) or --system FILE.")
+    if config.run is not None:
+        system = find_run(config.setup.runs, config.run).read_system()
+    else:
+        system = from_json(read_json(Path(str(config.system))))
+        if not isinstance(system, System):
+            raise UserError(f"{config.system} holds no System.")
+    with Session("evaluate", config.setup, config) as session:
+        return session.report(system)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __file__)

@@ -1,0 +1,34 @@
+"""The ladder: several ways of adapting one model to one task, in one honest table with its costs, and advice.
+
+workbench ladder --task phrasebank --task-args path=DIR --questions 300 --rungs zero-shot few-shot-knn lora
+"""
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workbench.command import run_script
+from workbench.ladder import Config as LadderConfig
+from workbench.ladder import climb
+from workbench.report import Rung
+from workbench.session import Session, Setup
+
+
+@dataclass(frozen=True)
+class Config:
+    """The task and the model, the rungs, and the methods' settings."""
+
+    setup: Setup = field(default_factory=Setup)
+    ladder: LadderConfig = field(default_factory=LadderConfig)
+
+
+def main(config: Config) -> list[Rung]:
+    """Climb; the same command goes on where an interrupted one stopped."""
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    with Session("ladder", config.setup, config) as session:
+        return climb(session, config.ladder, command)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __file__)

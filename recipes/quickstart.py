@@ -1,0 +1,31 @@
+"""The quickstart: the ladder of six rungs on the embedded model and task, with nothing to set."""
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workbench.command import run_script
+from workbench.ladder import Config as LadderConfig
+from workbench.ladder import climb
+from workbench.report import Rung
+from workbench.session import Session, Setup
+
+
+@dataclass(frozen=True)
+class Config:
+    """The ladder's settings, all with a default that takes about ten minutes on two CPU cores."""
+
+    setup: Setup = field(default_factory=lambda: Setup(questions=120))
+    ladder: LadderConfig = field(default_factory=LadderConfig)
+
+
+def main(config: Config) -> list[Rung]:
+    """Climb the default rungs."""
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    with Session("quickstart", config.setup, config) as session:
+        return climb(session, config.ladder, command)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __file__)

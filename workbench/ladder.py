@@ -1,0 +1,214 @@
+"""The ladder: several ways of adapting one model to one task, on the same questions, in one table.
+
+A rung fills the three slots of a System, each with one method's product, so rungs compose: `lora-majority-vote`
+is the LoRA model of `lora` under the decode of `majority-vote`, trained once. A rung that is done is in the
+run's folder and is not done again, so a ladder that was killed goes on where it stopped.
+"""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, cast
+
+from workbench.compare import changed
+from workbench.cost import inference_flops, training_flops
+from workbench.errors import unknown_name
+from workbench.harness import evaluate, questions_of
+from workbench.methods import few_shot, lora
+from workbench.methods.few_shot import Config as FewShotConfig
+from workbench.methods.lora import Config as LoraConfig
+from workbench.report import Rung, advice, duration, percent, quantity, table
+from workbench.report_html import ChangedExample, write_html
+from workbench.runs import Run
+from workbench.session import Session, content_of, one_sample
+from workbench.store import Store
+from workbench.training.card import cost_of
+from workbench.types import CostToMake, Majority, Result, System
+
+Exemplars = Literal["random", "balanced", "bm25", "embedding"]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What fills a rung's slots: None leaves the setup's own prompt, model or decode."""
+
+    exemplars: Exemplars | None = None
+    tuned: bool = False
+    vote: bool = False
+
+
+RUNGS = {
+    "zero-shot": Slots(),
+    "few-shot-random": Slots(exemplars="random"),
+    "few-shot-balanced": Slots(exemplars="balanced"),
+    "few-shot-knn": Slots(exemplars="bm25"),
+    "few-shot-embedding": Slots(exemplars="embedding"),
+    "majority-vote": Slots(vote=True),
+    "few-shot-majority-vote": Slots(exemplars="random", vote=True),
+    "lora": Slots(tuned=True),
+    "lora-majority-vote": Slots(tuned=True, vote=True),
+}
+
+_DEFAULT = ("zero-shot", "few-shot-random", "few-shot-knn", "majority-vote", "lora", "lora-majority-vote")
+_DEFAULTS = {
+    "phrasebank": ("zero-shot", "few-shot-knn", "lora"),
+    "gsm8k": ("zero-shot", "few-shot-random", "majority-vote"),
+}
+
+_PROBED = 16  # practice questions that the estimate is measured on
+_SHOWN = 4  # changed examples of each kind and rung in the report
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which rungs, and the settings of the methods that they use.
+
+    Attributes:
+        rungs: zero-shot, few-shot-random, few-shot-balanced, few-shot-knn, few-shot-embedding,
+            majority-vote, few-shot-majority-vote, lora, lora-majority-vote; the first is the baseline. By
+            default a set that suits the task.
+        estimate_only: print the estimate and stop.
+        few_shot: exemplars; which ones is said by the rung.
+        lora: the tuned rungs.
+        vote: the voting rungs.
+    """
+
+    rungs: tuple[str, ...] = ()
+    estimate_only: bool = False
+    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    vote: Majority = field(default_factory=Majority)
+
+
+def climb(session: Session, config: Config, command: str) -> list[Rung]:
+    """Measure every rung, print the table as it grows, write `report.html`, and end with the advice.
+
+    Args:
+        session: task, engine, store and the ladder's run.
+        config: rungs and methods.
+        command: what to type to get this ladder again, for the report.
+
+    Raises:
+        UserError: a rung does not exist, or one of its methods cannot work here.
+    """
+    names = config.rungs or _DEFAULTS.get(session.task.name, _DEFAULT)
+    for name in names:
+        if name not in RUNGS:
+            raise unknown_name("rung", name, RUNGS)
+    print(_estimate(session, names, config), flush=True)
+    if config.estimate_only:
+        return []
+    rungs: list[Rung] = []
+    for name in names:
+        started = time.monotonic()
+        result = _rung(session, name, config)
+        rungs.append(Rung(name, result, one_sample(result)))
+        score = result.score
+        print(
+            f"{name:<24} {percent(score.value):>7}  ({100 * score.low:.1f} – {100 * score.high:.1f})  "
+            f"{result.total} questions, {duration(time.monotonic() - started)}",
+            flush=True,
+        )
+    looks = session.store.looks(session.task.hash, session.setup.split)
+    print("\n" + table(rungs, looks))
+    report = session.run.path / "report.html"
+    write_html(
+        report,
+        f"{session.task.name}: prompt it, tune it or sample from it?",
+        rungs,
+        looks=looks,
+        examples=_changed_examples(session, rungs),
+        model=session.setup.model,
+        command=command,
+        versions=session.run.info["packages"],
+    )
+    print(f"Report: {report}\n")
+    print(advice(rungs), flush=True)
+    return rungs
+
+
+def _rung(session: Session, name: str, config: Config) -> Result:
+    """The rung's result, from the run's folder where it is done."""
+    if (done := session.run.read_result(f"rung-{name}")) is not None:
+        return done
+    slots = RUNGS[name]
+    system, cost = session.system(), CostToMake()
+    if slots.tuned:
+        system, cost = _tuned(session, system, config.lora)
+    if slots.exemplars:
+        system = few_shot.adapt(system, session.task, replace(config.few_shot, exemplars=slots.exemplars))
+    if slots.vote:
+        system = replace(system, decode=session.with_length(config.vote))
+    result = session.measure(system, cost, label=name)
+    if not any(outcome.score is None for outcome in result.outcomes):  # failed requests are asked for again
+        session.run.write_result(result, f"rung-{name}")
+    return result
+
+
+def _tuned(session: Session, system: System, config: LoraConfig) -> tuple[System, CostToMake]:
+    """The system with its LoRA adapter, trained in a run of its own inside the ladder's."""
+    session.close_engine()
+    content = {"recipe": "lora", **content_of(config), "task_hash": session.task.hash}
+    with Run.open(session.run.path, "lora", content, name="lora") as run:
+        return lora.adapt(system, session.task, config, run, quiet=session.setup.quiet), cost_of(run)
+
+
+def _changed_examples(session: Session, rungs: Sequence[Rung]) -> list[ChangedExample]:
+    """Some questions that each rung mended or broke against the first one."""
+    questions = {q.id: q for q in questions_of(session.task, session.setup.split, session.setup.questions)}
+    before = {outcome.id: outcome for outcome in rungs[0].result.outcomes}
+    examples = []
+    for rung in rungs[1:]:
+        after = {outcome.id: outcome for outcome in rung.result.outcomes}
+        for kind, ids in zip(("mended", "broken"), changed(rungs[0].result, rung.result), strict=True):
+            for id in ids[:_SHOWN]:
+                examples.append(
+                    ChangedExample(
+                        questions[id].input,
+                        questions[id].target,
+                        rung.name,
+                        before[id].text,
+                        after[id].text,
+                        cast(Literal["mended", "broken"], kind),
+                    )
+                )
+    return examples
+
+
+# --- the estimate -----------------------------------------------------------------------------------
+
+
+def _estimate(session: Session, names: Sequence[str], config: Config) -> str:
+    """What the ladder will cost at most: FLOPs from token counts, seconds at a speed measured here.
+
+    The speed is that of the plain System on a few practice questions; larger batches are faster.
+    """
+    task, system = session.task, session.system()
+    engine = session.engine(system.model)
+    asked = min(_PROBED, len(task.practice))
+    with tempfile.TemporaryDirectory() as scratch, Store(Path(scratch) / "probe.sqlite") as store:
+        started = time.perf_counter()
+        probe = evaluate(system, task, engine, store, split="practice", questions=asked)
+        seconds = time.perf_counter() - started
+    questions = len(questions_of(task, session.setup.split, session.setup.questions))
+    prompt, completion = probe.cost_to_use.prompt_tokens, probe.cost_to_use.completion_tokens
+    learned = len(task.practice[: config.lora.training.examples]) * config.lora.training.epochs
+    tokens = flops = 0.0
+    for name in names:
+        slots = RUNGS[name]
+        n = config.vote.n if slots.vote else 1
+        read = prompt * (1 + (config.few_shot.shots if slots.exemplars else 0))
+        tokens += questions * (read + n * completion)
+        if engine.shape:
+            flops += questions * inference_flops(engine.shape, read, completion, samples=n)
+    if any(RUNGS[name].tuned for name in names):
+        tokens += learned * (prompt + completion)
+        if engine.shape:
+            flops += training_flops(engine.shape, int(learned * (prompt + completion)), frozen_weights=True)
+    text = f"{len(names)} rungs, {questions} questions each: about {quantity(tokens)} tokens"
+    if probe.cost_to_use.flops and seconds:
+        speed = asked * probe.cost_to_use.flops / seconds
+        text += f", {quantity(flops)}FLOPs, at most about {duration(flops / speed)} on this machine"
+    return text + "."
