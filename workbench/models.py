@@ -12,9 +12,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from workbench.cost import ModelShape
 from workbench.errors import UserError
@@ -28,7 +33,7 @@ _READ_FROM_HUB = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.tx
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: `WORKBENCH_CACHE`, else `XDG_CACHE_HOME` or `~/.cache`, `/llm-workbench`."""
+    """Where converted models are kept: `WORKBENCH_CACHE`, else `llm-workbench` in the user's cache folder."""
     if chosen := os.environ.get("WORKBENCH_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llm-workbench"
@@ -64,11 +69,8 @@ def check_model_folder(folder: Path) -> None:
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise UserError(f"The model folder {str(folder)!r} has no config.json.")
-    try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{config_path} is not JSON: {error}.") from None
-    if "auto_map" in config:
+    config = _read_json(config_path)
+    if "auto_map" in config and not _known_to_transformers(config.get("model_type")):
         raise UserError(
             f"The model in {str(folder)!r} needs code from its own repository (config.json: auto_map). "
             "The workbench never runs such code; use a model that transformers itself supports."
@@ -97,15 +99,40 @@ def check_adapter(folder: str | Path) -> dict[str, Any]:
             " (adapter_model.bin is refused: it can run code)" if (root / "adapter_model.bin").exists() else ""
         )
         raise UserError(f"The adapter folder {str(folder)!r} has no adapter_model.safetensors{pickled}.")
-    content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    return _read_json(config)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # both of JSON's and of UTF-8's errors are ValueErrors
+        raise UserError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds {type(content).__name__}, not an object.")
     return content
 
 
+def _known_to_transformers(model_type: object) -> bool:
+    """Whether a repository's own code is needless, because transformers has the architecture by now."""
+    from transformers import CONFIG_MAPPING
+
+    return model_type in CONFIG_MAPPING
+
+
 def load_tokenizer(model: Model) -> Any:
-    """The base model's tokenizer (transformers)."""
+    """The base model's tokenizer (transformers).
+
+    Raises:
+        UserError: it is missing, broken, or needs code of its own.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(model_folder(model.base, model.revision), trust_remote_code=False)
+    folder = model_folder(model.base, model.revision)
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # its parsers raise whatever they meet
+        raise UserError(f"The tokenizer in {str(folder)!r} cannot be loaded: {_first_line(error)}") from error
 
 
 def load_weights(model: Model, dtype: str, device: str) -> Any:
@@ -122,24 +149,63 @@ def load_weights(model: Model, dtype: str, device: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    weights = AutoModelForCausalLM.from_pretrained(
-        model_folder(model.base, model.revision),
-        dtype=getattr(torch, dtype),
-        trust_remote_code=False,
-        use_safetensors=True,
-    ).to(device)
+    folder = model_folder(model.base, model.revision)
     if model.adapter is not None:
         check_adapter(model.adapter)
-        from peft import PeftModel
-
-        try:
-            weights = PeftModel.from_pretrained(weights, model.adapter, autocast_adapter_dtype=False)
-        except (RuntimeError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"The adapter {model.adapter!r} does not fit the base model {model.base!r}: {first}"
-            ) from None
+    try:
+        with quiet_transformers():
+            weights = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
+            )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"The model in {str(folder)!r} cannot be loaded: {_first_line(error)}") from error
+    weights = weights.to(device)
+    if model.adapter is not None:
+        weights = _with_adapter(weights, model)
     return weights.eval()
+
+
+def _with_adapter(weights: Any, model: Model) -> Any:
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    assert model.adapter is not None
+    refusal = f"The adapter {model.adapter!r} does not fit the base model {model.base!r}"
+    try:
+        with quiet_transformers():
+            adapted = PeftModel.from_pretrained(weights, model.adapter, autocast_adapter_dtype=False)
+        with safe_open(Path(model.adapter) / "adapter_model.safetensors", framework="pt") as file:
+            saved = set(file.keys())
+    except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{refusal}: {_first_line(error)}") from error
+    # PEFT says nothing of tensors that found no place, and only warns of places that found no tensor.
+    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    embeddings = {name for name in saved if "embed_tokens" in name or "lm_head" in name}
+    if odd := sorted((saved ^ wanted) - embeddings):
+        raise UserError(f"{refusal}: {len(odd)} tensors are in only one of them, as {odd[0]!r}.")
+    return adapted
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' progress bars and notices: the commands have their own."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def shape_of(weights: Any) -> ModelShape:
@@ -174,11 +240,13 @@ def _embedded_folder() -> Path:
     from filelock import FileLock
 
     folder = cache_folder() / EMBEDDED
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file():  # a folder that is there under its name is complete
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f"{EMBEDDED}.lock"):
         if not (folder / "config.json").is_file():
+            for left in [*folder.parent.glob(".converting-*"), folder]:  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
             print(f"Preparing {EMBEDDED} (once; 93 MB) …", file=sys.stderr, flush=True)
             # A folder appears under its final name only when it is complete.
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as scratch:
@@ -228,11 +296,28 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    weights = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.bfloat16,
-    )
-    weights.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    with quiet_transformers():
+        weights = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+        )
+        weights.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def is_prepared() -> bool:
+    """Whether the embedded model is already converted."""
+    return (cache_folder() / EMBEDDED / "config.json").is_file()
+
+
+def cached_models() -> list[str]:
+    """Ids of the models in the Hub's local cache."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        return sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
+    except CacheNotFound:
+        return []

@@ -1,10 +1,12 @@
 """From a request to token ids. What a person wrote is data: it never becomes a control token.
 
 A model's special tokens (`<|im_end|>`, …) inside a message would let a question end its own turn and speak as
-the system. Such a message is tokenised apart from its chat template, with its special strings split into
-plain characters; every other request is tokenised in one piece, exactly as the model was trained.
+the system. In such a request the control tokens are placed by hand and everything else is tokenised with its
+special strings split into plain characters; every other request is tokenised in one piece, exactly as the
+model was trained.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,14 +14,28 @@ from workbench.chat_template import render_chat_template
 from workbench.errors import UserError
 from workbench.types import Message, Request
 
+_MARK = re.compile("\ue000([0-9]+)\ue001")  # private-use characters, which no template writes
+
 
 class Encoder:
     """A tokenizer with the rules above (transformers)."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-        self._special = sorted(set(tokenizer.all_special_tokens) | set(added), key=len, reverse=True)
+        added = {str(token): token for token in tokenizer.added_tokens_decoder.values()}
+        special = set(tokenizer.all_special_tokens) | {text for text, token in added.items() if token.special}
+        # The longest first, so that none is cut short by another that it begins with.
+        self._special = sorted(special, key=len, reverse=True)
+        self._at_control = re.compile("|".join(re.escape(token) for token in self._special) or r"(?!)")
+        # Some tokens swallow the blanks beside them.
+        self._eats_left = {text for text, token in added.items() if token.lstrip}
+        self._eats_right = {text for text, token in added.items() if token.rstrip}
+        # What the tokenizer puts before any text: a BOS, or nothing. An EOS that it puts behind is left out.
+        bare, whole = self._plain("x"), list(tokenizer("x")["input_ids"])
+        places = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]
+        self._lead: list[int] = whole[: places[0]] if places else []
+        self._anchor = self._plain("a")
+        self._anchor_text = self._decode(self._anchor)
 
     def encode(self, request: Request) -> list[int]:
         """The request's prompt as token ids, ready for the model to go on.
@@ -27,39 +43,40 @@ class Encoder:
         Raises:
             UserError: a chat prompt for a model that has no chat template.
         """
+        text = "".join(message.content for message in request.messages)
         if request.style == "text":
-            return self.encode_text("".join(message.content for message in request.messages))
-        if any(token in message.content for message in request.messages for token in self._special):
+            return self.encode_text(text)
+        if self._at_control.search(text):
             return self._encode_apart(request.messages)
-        ids: list[int] = self.tokenizer(self._chat(request.messages), add_special_tokens=False)["input_ids"]
+        chat = _writable(self._chat(request.messages))
+        ids: list[int] = self.tokenizer(chat, add_special_tokens=False)["input_ids"]
         return ids
 
     def encode_text(self, text: str) -> list[int]:
-        """Plain text, with the tokens that the tokenizer itself puts around it (a leading BOS, say)."""
-        apart = any(token in text for token in self._special)
-        ids: list[int] = self.tokenizer(text, split_special_tokens=apart)["input_ids"]
-        return ids
+        """Plain text, behind the tokens that the tokenizer itself puts before it (a BOS, say)."""
+        return self._lead + self._plain(text)
 
     def encode_pair(self, request: Request, continuation: str) -> tuple[list[int], list[int], str]:
         """(prompt ids, continuation ids, the continuation's text) for scoring the one after the other.
 
-        In text style the two are tokenised together and parted at the prompt's length, as
-        lm-evaluation-harness does, so that a word's leading space stays with the word.
+        In text style the two are tokenised together and parted at the prompt's length, and blanks at the
+        prompt's end go to the continuation, as in lm-evaluation-harness: a word's leading space stays with
+        the word. Where the joint tokens do not part there, the two are tokenised apart.
 
         Raises:
             UserError: the continuation has no tokens.
         """
-        prompt = self.encode(request)
-        own: list[int] = self.tokenizer(continuation, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
-        if request.style == "text":
-            whole = self.encode_text("".join(message.content for message in request.messages) + continuation)
-            if whole[: len(prompt)] == prompt:
-                own = whole[len(prompt) :]
-        if not own:
-            raise UserError(f"The continuation {continuation!r} has no tokens, so it has no likelihood.")
-        return prompt, own, continuation
+        if not continuation:
+            raise UserError("The continuation '' has no tokens, so it has no likelihood.")
+        if request.style != "text":
+            return self.encode(request), self._plain(continuation), continuation
+        text = "".join(message.content for message in request.messages)
+        kept = text.rstrip() or text
+        prompt = self.encode_text(kept)
+        blanks = text[len(kept) :]
+        whole = self.encode_text(text + continuation)
+        parts = whole[: len(prompt)] == prompt and len(whole) > len(prompt)
+        return prompt, whole[len(prompt) :] if parts else self._plain(blanks + continuation), continuation
 
     def encode_completion(self, request: Request, target: str) -> tuple[list[int], list[int]]:
         """(prompt ids, target ids with the end-of-turn token) for training: what the model should say."""
@@ -67,36 +84,59 @@ class Encoder:
         return prompt, [*own, self.tokenizer.eos_token_id]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of generated tokens, special ones left out, nothing else changed."""
+        """Text of generated tokens, special ones left out, nothing else changed.
+
+        Some tokenizers drop the space before the first word that they decode, so one is put in front.
+        """
+        return self._decode([*self._anchor, *tokens])[len(self._anchor_text) :]
+
+    def _decode(self, tokens: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
+    def _plain(self, text: str) -> list[int]:
+        """Tokens of text in which nothing is a control token."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
+
     def _chat(self, messages: Sequence[Message]) -> str:
         template = self.tokenizer.chat_template
+        if isinstance(template, dict):  # several, by name
+            template = template.get("default")
         if not template:
             raise UserError(
                 "This model has no chat template, so it is a base model: use a prompt of the style 'text' "
                 "(`workbench prompts` lists them)."
             )
-        prefill = messages[-1].content if messages[-1].role == "assistant" else ""
-        turns = messages[:-1] if prefill else messages
+        turns, prefill = list(messages), ""
+        if turns and turns[-1].role == "assistant":
+            prefill = turns.pop().content
         tokens = {k: v for k, v in self.tokenizer.special_tokens_map.items() if isinstance(v, str)}
         return render_chat_template(template, turns, tokens) + prefill
 
     def _encode_apart(self, messages: Sequence[Message]) -> list[int]:
-        """Tokenise the template's own text and the messages' contents separately."""
-        # Private-use characters stand for the contents while the template is rendered.
-        marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
-        rendered = self._chat([Message(m.role, mark) for m, mark in zip(messages, marks, strict=True)])
+        """Place the template's control tokens, and tokenise what is between them as plain text."""
+        # Marks stand for the contents while the template is rendered and its control tokens are found.
+        marked = [Message(m.role, f"\ue000{i}\ue001") for i, m in enumerate(messages)]
+        rendered = self._chat(marked)
         ids: list[int] = []
-        for mark, message in zip(marks, messages, strict=True):
-            before, found, rendered = rendered.partition(mark)
-            ids += self.tokenizer(before, add_special_tokens=False)["input_ids"]
-            if found:
-                ids += self.tokenizer(message.content, add_special_tokens=False, split_special_tokens=True)[
-                    "input_ids"
-                ]
-        return ids + list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        controls = [match[0] for match in self._at_control.finditer(rendered)]
+        texts = self._at_control.split(rendered)
+        for i, text in enumerate(texts):
+            plain = _MARK.sub(lambda mark: messages[int(mark[1])].content, text)
+            if i > 0 and controls[i - 1] in self._eats_right:
+                plain = plain.lstrip()
+            if i < len(controls) and controls[i] in self._eats_left:
+                plain = plain.rstrip()
+            ids += self._plain(plain) if plain else []
+            if i < len(controls):
+                ids.append(self.tokenizer.convert_tokens_to_ids(controls[i]))
+        return ids
+
+
+def _writable(text: str) -> str:
+    """The text with lone surrogates, which UTF-8 has no bytes for, as question marks."""
+    return text.encode(errors="replace").decode()
 
 
 def common_prefix(prompts: Sequence[list[int]]) -> int:

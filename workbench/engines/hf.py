@@ -9,7 +9,6 @@ was killed and goes on draws what the uninterrupted run would have drawn.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +17,17 @@ from numpy.typing import NDArray
 
 from workbench.cost import ModelShape
 from workbench.engines.base import Batch, sample_seed
-from workbench.engines.encode import Encoder, common_prefix
-from workbench.engines.kv import ATTENTION, BufferLayer, buffers_from
-from workbench.engines.packing import Branch, pack
+from workbench.engines.encode import Encoder
+from workbench.engines.forward import next_logits, prefill, use_grouped_attention
+from workbench.engines.kv import buffers_from
+from workbench.engines.packing import Branch, pack, questions_that_fit
 from workbench.engines.sampler import draw, uniforms
 from workbench.errors import UserError
 from workbench.models import load_tokenizer, load_weights, shape_of
 from workbench.types import Completion, Finish, Model, Request, Sampling
 
 _ROOM = 32  # positions a decoding buffer gains when it is full
-_STOP_WINDOW = 24  # tokens decoded to look for a stop string
+_STOP_SLACK = 8  # tokens decoded to look for a stop string, beyond one for each of its bytes
 
 
 @dataclass
@@ -69,14 +69,13 @@ class HfEngine:
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError("device is 'cuda', but torch sees no GPU here. Use --device cpu.")
         self.weights = load_weights(model, dtype, self.device)
-        self.weights.set_attn_implementation(ATTENTION)
+        use_grouped_attention(self.weights)
         self.encoder = Encoder(load_tokenizer(model))
         self.max_rows, self.max_positions = max_rows, max_positions
         config = self.weights.config.get_text_config()
-        self.context = min(
-            config.max_position_embeddings,
-            getattr(config, "sliding_window", None) or config.max_position_embeddings,
-        )
+        # Within its window, attention over a sliding window or over chunks is plain attention.
+        limits = ("max_position_embeddings", "sliding_window", "attention_chunk_size")
+        self.context = min(getattr(config, name, None) or 10**9 for name in limits)
         self._shape = shape_of(self.weights)
         self._version = (
             f"hf transformers-{transformers.__version__} torch-{torch.__version__} {dtype} {self.device}"
@@ -106,11 +105,13 @@ class HfEngine:
     @torch.inference_mode()
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Batch]:
         """Batches in the order of their prompts' lengths, longest first."""
+        if "" in sampling.stop:
+            raise UserError("stop holds an empty string, which would end every answer before it began.")
         rows: list[_Row] = []
         for request in requests:
             prompt = self.encoder.encode(request)
-            if len(prompt) + 1 > self.context:
-                yield [(request.id, self._too_long(i, len(prompt))) for i in request.indices]
+            if problem := self._unfit(len(prompt), 1):
+                yield [(request.id, _failed(i, len(prompt), problem)) for i in request.indices]
                 continue
             rows.extend(_Row(request, index, prompt) for index in request.indices)
         rows.sort(key=lambda row: (-len(row.prompt), row.request.id, row.index))
@@ -120,28 +121,32 @@ class HfEngine:
             batch, rows = rows[:count], rows[count:]
             yield self._decode(batch, sampling)
 
-    def _too_long(self, index: int, length: int) -> Completion:
-        message = f"the prompt has {length} tokens; the model's context is {self.context}"
-        return Completion(index, "", prompt_tokens=length, finish=Finish.ERROR, error=message)
+    def _unfit(self, prompt: int, more: int) -> str | None:
+        """Why a prompt of so many tokens, and `more` behind it, cannot be run."""
+        if prompt == 0:
+            return "the prompt has no tokens"
+        if prompt + more > self.context:
+            return f"the prompt has {prompt} tokens and needs {more} more; the model's context is {self.context}"
+        return None
 
     def _decode(self, rows: list[_Row], sampling: Sampling) -> Batch:
         started = time.perf_counter()
-        distinct: dict[str, int] = {}
+        distinct: dict[tuple[int, ...], int] = {}
         for row in rows:
-            distinct.setdefault(row.request.id, len(distinct))
-        prompts = [next(r.prompt for r in rows if r.request.id == key) for key in distinct]
-        cache, logits, padding = self._prefill(prompts)
+            distinct.setdefault(tuple(row.prompt), len(distinct))
+        cache, logits, padding = prefill(self.weights, [list(prompt) for prompt in distinct])
 
-        picked = torch.tensor([distinct[row.request.id] for row in rows], device=self.device)
+        steps = min(sampling.max_tokens, self.context - min(len(row.prompt) for row in rows))
+        picked = torch.tensor([distinct[tuple(row.prompt)] for row in rows], device=self.device)
         used = cache.get_seq_length()
-        cache = buffers_from(cache, picked, used + min(_ROOM, sampling.max_tokens))
+        cache = buffers_from(cache, picked, used + min(_ROOM, steps))
         logits, padding = logits[picked], padding[picked]
         seeds = [sample_seed(sampling.seed, row.request.id, row.index) for row in rows]
-        random = uniforms(seeds, sampling.max_tokens).to(self.device) if sampling.temperature > 0 else None
+        random = uniforms(seeds, steps).to(self.device) if sampling.temperature > 0 else None
         positions = torch.tensor([len(row.prompt) for row in rows], device=self.device)
 
         active = list(rows)
-        for step in range(sampling.max_tokens):
+        for step in range(steps):
             tokens, logprobs = draw(logits, None if random is None else random[:, step], sampling)
             for row, token, logprob in zip(active, tokens.tolist(), logprobs.tolist(), strict=True):
                 if row.finish is None:
@@ -157,74 +162,30 @@ class HfEngine:
                 cache = buffers_from(cache, kept, cache.get_seq_length() + _ROOM)
                 padding, positions, tokens = padding[kept], positions[kept], tokens[kept]
                 random = None if random is None else random[kept]
-            length = cache.get_seq_length() + 1
-            mask = torch.arange(length, device=self.device)[None, :] >= padding[:, None]
-            logits = self._forward(tokens[:, None], positions[:, None], mask[:, None, None, :], cache)
-            positions = positions + 1
+            logits = next_logits(self.weights, tokens, positions, padding, cache)
+            positions = (positions + 1).clamp_max(self.context - 1)  # ended rows that stay must not run over
         seconds = (time.perf_counter() - started) / len(rows)
         return [(row.request.id, self._completion(row, sampling, seconds)) for row in rows]
-
-    def _prefill(self, prompts: list[list[int]]) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        """Keys and values of every prompt, last logits [P, V], and each row's left padding [P].
-
-        Layout of a row: shared prefix, padding, the prompt's own rest. Padding sits behind the prefix, so the
-        mask of a decoding step hides positions [prefix, prefix + padding): the rows are rolled so that the
-        padding comes first, which the mask then tells by one number a row.
-        """
-        shared = common_prefix(prompts)
-        rests = [prompt[shared:] for prompt in prompts]
-        width = max(len(rest) for rest in rests)
-        pads = torch.tensor([width - len(rest) for rest in rests], device=self.device)
-        count = len(prompts)
-        prefix = transformers.DynamicCache()
-        if shared:
-            ids = torch.tensor([prompts[0][:shared]], device=self.device)
-            causal = torch.ones(1, 1, shared, shared, dtype=torch.bool, device=self.device).tril()
-            self.weights(
-                input_ids=ids, position_ids=torch.arange(shared, device=self.device)[None], attention_mask=causal,
-                past_key_values=prefix, use_cache=True, logits_to_keep=1,
-            )  # fmt: skip
-        ids = torch.zeros(count, width, dtype=torch.long, device=self.device)
-        for i, rest in enumerate(rests):
-            ids[i, width - len(rest) :] = torch.tensor(rest, device=self.device)
-        own = torch.arange(width, device=self.device)
-        positions = (own[None, :] - pads[:, None] + shared).clamp_min(0)
-        visible = own[None, :, None] >= own[None, None, :]  # causal
-        visible = visible & (own[None, None, :] >= pads[:, None, None])
-        # A padding query must see something, or its softmax is empty: it sees itself.
-        visible = visible | torch.eye(width, dtype=torch.bool, device=self.device)
-        before = torch.ones(count, width, shared, dtype=torch.bool, device=self.device)
-        mask = torch.cat([before, visible], dim=-1)[:, None]
-        first = torch.zeros(count, dtype=torch.long, device=self.device)
-        cache = buffers_from(prefix, first, shared + width) if shared else prefix
-        logits = self._forward(ids, positions, mask, cache)
-        _roll(cache, shared, pads)
-        return cache, logits, pads
-
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Logits of the last position, float32 [B, V]."""
-        out = self.weights(
-            input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True,
-            logits_to_keep=1,
-        )  # fmt: skip
-        logits: torch.Tensor = out.logits[:, -1].float()
-        return logits
 
     def _take(self, row: _Row, token: int, logprob: float, sampling: Sampling) -> None:
         """Add a drawn token to a row and see whether the row has ended."""
         row.tokens.append(token)
         row.logprob += logprob
-        if token in self._ends or (
-            sampling.stop and any(s in self.encoder.decode(row.tokens[-_STOP_WINDOW:]) for s in sampling.stop)
-        ):
+        if token in self._ends or self._stopped(row.tokens, sampling.stop):
             row.finish = Finish.STOP
         elif len(row.tokens) >= sampling.max_tokens or len(row.prompt) + len(row.tokens) >= self.context:
             row.finish = Finish.LENGTH
 
+    def _stopped(self, tokens: list[int], stop: tuple[str, ...]) -> bool:
+        """Whether a stop string ends within the last token. It has at most one token for each byte."""
+        if not stop:
+            return False
+        tail = self.encoder.decode(tokens[-max(len(s.encode()) for s in stop) - _STOP_SLACK :])
+        return any(s in tail for s in stop)
+
     def _completion(self, row: _Row, sampling: Sampling, seconds: float) -> Completion:
         text = self.encoder.decode(row.tokens)
-        for stop in sampling.stop:
-            text = text.split(stop, 1)[0]
+        text = text[: min((at for s in sampling.stop if (at := text.find(s)) >= 0), default=len(text))]
         return Completion(
             index=row.index,
             text=text,
@@ -243,20 +204,23 @@ class HfEngine:
         work: list[tuple[Request, list[Branch]]] = []
         for request, texts in zip(requests, continuations, strict=True):
             branches = [Branch(*self.encoder.encode_pair(request, text)) for text in texts]
-            longest = max(len(b.prompt) + len(b.continuation) for b in branches)
-            if longest > self.context:
-                yield [(request.id, self._too_long(i, longest)) for i in range(len(branches))]
+            if not branches:
+                continue
+            more = max(len(b.continuation) for b in branches)
+            if problem := self._unfit(min(len(b.prompt) for b in branches), more):
+                yield [(request.id, _failed(i, len(branch.prompt), problem)) for i, branch in enumerate(branches)]
                 continue
             work.append((request, branches))
         work.sort(key=lambda item: (item[1][0].prompt, item[0].id))  # neighbours share the longest prefixes
         while work:
-            taken = _take_pack([branches for _, branches in work])
+            taken = questions_that_fit([branches for _, branches in work])
             batch, work = work[:taken], work[taken:]
             yield self._score(batch)
 
     def _score(self, batch: list[tuple[Request, list[Branch]]]) -> Batch:
         started = time.perf_counter()
         packed = pack([branches for _, branches in batch], self.device)
+        scored = [(request, i, branch) for request, branches in batch for i, branch in enumerate(branches)]
         out = self.weights(
             input_ids=packed.ids, position_ids=packed.positions, attention_mask=packed.mask,
             use_cache=False, logits_to_keep=packed.read_at,
@@ -265,24 +229,21 @@ class HfEngine:
         scores = logits.gather(-1, packed.targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
         sums = torch.zeros(packed.count, device=self.device).index_add_(0, packed.owner, scores).tolist()
         seconds = (time.perf_counter() - started) / packed.count
-        results: Batch = []
-        for request, branches in batch:
-            for index, branch in enumerate(branches):
-                results.append(
-                    (
-                        request.id,
-                        Completion(
-                            index=index,
-                            text=branch.text,
-                            prompt_tokens=len(branch.prompt),
-                            completion_tokens=len(branch.continuation),
-                            logprob=sums[len(results)],
-                            seconds=seconds,
-                            finish=Finish.SCORED,
-                        ),
-                    )
-                )
-        return results
+        return [
+            (
+                request.id,
+                Completion(
+                    index=index,
+                    text=branch.text,
+                    prompt_tokens=len(branch.prompt),
+                    completion_tokens=len(branch.continuation),
+                    logprob=logprob,
+                    seconds=seconds,
+                    finish=Finish.SCORED,
+                ),
+            )
+            for (request, index, branch), logprob in zip(scored, sums, strict=True)
+        ]
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -290,17 +251,17 @@ class HfEngine:
         encoded = [self.encoder.encode_text(text)[: self.context] for text in texts]
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
         vectors = np.zeros((len(texts), self._shape.hidden), dtype=np.float32)
-        inner = self.weights.get_base_model() if hasattr(self.weights, "get_base_model") else self.weights
+        decoder = self.weights.get_decoder()  # the model without its output layer, adapters in place
         for start in range(0, len(order), 32):
             chosen = order[start : start + 32]
-            width = max(1, max(len(encoded[i]) for i in chosen))
+            width = max(1, *(len(encoded[i]) for i in chosen))
             ids = torch.zeros(len(chosen), width, dtype=torch.long, device=self.device)
             real = torch.zeros(len(chosen), width, dtype=torch.bool, device=self.device)
             for row, i in enumerate(chosen):
                 ids[row, : len(encoded[i])] = torch.tensor(encoded[i], dtype=torch.long)
                 real[row, : len(encoded[i])] = True
             causal = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
-            states = inner.model(
+            states = decoder(
                 input_ids=ids, attention_mask=causal.expand(len(chosen), 1, width, width), use_cache=False
             ).last_hidden_state.float()
             sums = (states * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp_min(1)
@@ -308,31 +269,5 @@ class HfEngine:
         return vectors
 
 
-def _roll(cache: Any, shared: int, pads: torch.Tensor) -> None:
-    """Move each row's padding from behind the shared prefix to the front of the row, in place."""
-    if shared == 0 or not bool(pads.any()):
-        return
-    length = cache.get_seq_length()
-    column = torch.arange(length, device=pads.device)[None, :]
-    # New column c of a row with p pads: c < p takes padding; c < p + shared the prefix; the rest stays.
-    source = torch.where(
-        column < pads[:, None],
-        column + shared,
-        torch.where(column < pads[:, None] + shared, column - pads[:, None], column),
-    )
-    for layer in cache.layers:
-        assert isinstance(layer, BufferLayer)
-        for buffer in layer.buffers:
-            index = source[:, None, :, None].expand(-1, buffer.shape[1], -1, buffer.shape[3])
-            buffer[:, :, :length] = buffer[:, :, :length].gather(2, index)
-
-
-def _take_pack(work: list[list[Branch]], limit: int = 1024) -> int:
-    """How many questions go into one packed sequence: new tokens bounded, attention being quadratic."""
-    total = 0
-    for count, branches in enumerate(work):
-        total += len(branches[0].prompt) - (common_prefix([work[0][0].prompt, branches[0].prompt]) if count else 0)
-        total += sum(len(branch.continuation) for branch in branches)
-        if total > limit and count:
-            return count
-    return len(work)
+def _failed(index: int, prompt_tokens: int, problem: str) -> Completion:
+    return Completion(index, "", prompt_tokens=prompt_tokens, finish=Finish.ERROR, error=problem)

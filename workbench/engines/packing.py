@@ -102,3 +102,19 @@ def pack(questions: Sequence[Sequence[Branch]], device: str = "cpu") -> Packed:
         owner=tensor(owner),
         count=count,
     )
+
+
+def questions_that_fit(questions: Sequence[Sequence[Branch]], limit: int = 1024) -> int:
+    """How many of the first questions, sorted by their prompts, go into one sequence of some `limit` tokens.
+
+    Attention being quadratic, a longer sequence costs more than two; one question always goes.
+    """
+    total = 0
+    for count, branches in enumerate(questions):
+        prompt = branches[0].prompt
+        total += len(prompt) + sum(len(branch.continuation) for branch in branches)
+        # What a later question shares with the first, all between share too: they are sorted.
+        shared = common_prefix([questions[0][0].prompt, prompt])
+        if count and total - shared * count > limit:
+            return count
+    return len(questions)

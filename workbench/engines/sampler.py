@@ -35,14 +35,15 @@ def draw(
     if sampling.temperature == 0 or uniform_B is None:
         tokens = logits_BV.argmax(-1)
     else:
-        scaled = logits_BV / sampling.temperature
+        # The largest is subtracted first: a tiny temperature would make infinities of both.
+        scaled = (logits_BV - logits_BV.amax(-1, keepdim=True)) / sampling.temperature
         if sampling.top_k:
             floor = scaled.topk(min(sampling.top_k, scaled.shape[-1]), dim=-1).values[:, -1:]
             scaled = scaled.masked_fill(scaled < floor, -torch.inf)
         if sampling.top_p < 1:
             scaled = _keep_nucleus(scaled, sampling.top_p)
         # Inverse of the cumulative distribution, unnormalised: u·total falls into one token's share.
-        share = (scaled - scaled.amax(-1, keepdim=True)).exp().cumsum(-1, dtype=torch.float64)
+        share = scaled.exp().cumsum(-1, dtype=torch.float64)
         point = uniform_B.to(share).unsqueeze(-1) * share[:, -1:]
         tokens = torch.searchsorted(share, point, right=True).squeeze(-1).clamp_max(share.shape[-1] - 1)
     picked = logits_BV.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
