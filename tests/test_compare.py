@@ -14,9 +14,7 @@ from workbench.types import CostToMake, CostToUse, Interval, Outcome, Result, St
 def result(scores: list[float | None], system: str = "a" * 16) -> Result:
     """A result with these scores on the questions q0, q1, …; None is a failed request."""
     outcomes = tuple(
-        Outcome(
-            f"q{i}", Status.ERROR if s is None else Status.CORRECT if s > 0.5 else Status.WRONG, s, None, "x"
-        )
+        Outcome(f"q{i}", Status.ERROR if s is None else Status.CORRECT if s > 0.5 else Status.WRONG, s, None, "x")
         for i, s in enumerate(scores)
     )
     return Result(

@@ -72,9 +72,7 @@ def test_parquet_has_typed_columns(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_outcomes_and_empty_exports(tmp_path: Path, suffix: str) -> None:
     outcomes = (Outcome("q1", Status.CORRECT, 1.0, "=4", "4"), Outcome("q2", Status.ERROR, None, None, "5"))
-    result = Result(
-        "sys", "arithmetic", "hash", "dev", Interval(1, 0, 1), outcomes, (), CostToMake(), CostToUse()
-    )
+    result = Result("sys", "arithmetic", "hash", "dev", Interval(1, 0, 1), outcomes, (), CostToMake(), CostToUse())
     file = tmp_path / f"out{suffix}"
     assert export_outcomes({"run-1": result, "run-2": result}, file) == 4
     if suffix == ".csv":

@@ -66,9 +66,7 @@ def test_a_shipped_prompt_is_sound(name: str) -> None:
 
 def test_the_text_of_the_base_model_prompt_is_exact() -> None:
     prompt = load_prompt("phrasebank-text")
-    text = "".join(
-        m.content for m in render(prompt, Example.make("A.", "x"), (Example.make("B.", "neutral"),))
-    )
+    text = "".join(m.content for m in render(prompt, Example.make("A.", "x"), (Example.make("B.", "neutral"),)))
     assert text == "Sentence: B.\nSentiment: neutral\n\nSentence: A.\nSentiment:"
 
 
@@ -211,9 +209,7 @@ def test_a_file_of_ones_own_is_read_and_its_trailing_newline_does_not_leak(tmp_p
         ({"stop": [1]}, r"stop is \[1\]"),
     ],
 )
-def test_a_file_at_fault_is_named_with_its_field(
-    tmp_path: Path, changes: dict[str, object], message: str
-) -> None:
+def test_a_file_at_fault_is_named_with_its_field(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load_prompt(write(tmp_path, **changes))
     assert "mine.yaml" in str(caught.value)

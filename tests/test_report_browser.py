@@ -59,8 +59,7 @@ def test_the_page_is_still_and_fits(browser: Any, tmp_path: Path, width: int, sc
     p_cells = "[...document.querySelectorAll('td.sure')].map(td => td.getBoundingClientRect().height)"
     assert max(page.evaluate(p_cells)) < 120, "no number is broken over lines"
     charts = page.evaluate(
-        "[...document.querySelectorAll('svg.chart')]"
-        ".filter(c => getComputedStyle(c).display != 'none').length"
+        "[...document.querySelectorAll('svg.chart')].filter(c => getComputedStyle(c).display != 'none').length"
     )
     assert charts == 1
     labels = page.evaluate(

@@ -266,9 +266,7 @@ def test_a_file_cut_to_almost_nothing_starts_anew(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_overwritten_pages_cost_only_their_rows(
-    path: Path, capsys: pytest.CaptureFixture[str], seed: int
-) -> None:
+def test_overwritten_pages_cost_only_their_rows(path: Path, capsys: pytest.CaptureFixture[str], seed: int) -> None:
     fill(path)
     rng = random.Random(seed)
     pages = path.stat().st_size // 4096
@@ -281,9 +279,7 @@ def test_overwritten_pages_cost_only_their_rows(
         assert store.looks("t", "test") == 1
 
 
-def test_damage_that_happens_while_it_is_open_is_explained(
-    path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damage_that_happens_while_it_is_open_is_explained(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stream = fill(path)
     with Store(path) as store:
         with path.open("r+b") as file:

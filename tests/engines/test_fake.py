@@ -61,9 +61,7 @@ def test_greedy_ignores_index_and_seed_but_not_the_prompt() -> None:
     texts = {c.text for c in answers(engine, ask("7 + 8", (0, 1, 9)), temperature=0.0)}
     texts |= {c.text for c in answers(engine, ask("7 + 8"), temperature=0.0, seed=5)}
     assert len(texts) == 1
-    verdicts = [
-        "100." in answers(engine, ask(f"{i} + {100 - i}"), temperature=0.0)[0].text for i in range(1, 40)
-    ]
+    verdicts = ["100." in answers(engine, ask(f"{i} + {100 - i}"), temperature=0.0)[0].text for i in range(1, 40)]
     assert 5 < sum(verdicts) < 34
 
 

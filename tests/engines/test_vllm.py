@@ -192,9 +192,7 @@ def test_retry_after_as_a_date() -> None:
 @pytest.mark.parametrize(
     ("fault", "words"), [(status(503, "busy"), "HTTP 503: busy (tries: 3)"), (hang, "ReadTimeout (tries: 3)")]
 )
-def test_what_does_not_pass_becomes_an_error_after_the_tries(
-    server: StubServer, fault: Any, words: str
-) -> None:
+def test_what_does_not_pass_becomes_an_error_after_the_tries(server: StubServer, fault: Any, words: str) -> None:
     server.always = fault
     completion = one(engine_for(server, timeout=0.2))
     assert (completion.finish, completion.error, completion.text) == (Finish.ERROR, words, "")
@@ -363,9 +361,7 @@ def test_the_key_is_sent(server: StubServer) -> None:
 def test_version_and_served_names() -> None:
     server = StubServer(names=("model", "my-lora"))
     assert engine_for(server).version == "vllm 0.32.0, /models/model"
-    assert VllmEngine(Model("model", adapter="runs/7/my-lora"), [server.url + "/v1/"]).version.endswith(
-        "my-lora"
-    )
+    assert VllmEngine(Model("model", adapter="runs/7/my-lora"), [server.url + "/v1/"]).version.endswith("my-lora")
     with pytest.raises(UserError, match=r"Did you mean 'my-lora'\? There are: model, my-lora"):
         VllmEngine(Model("model"), [server.url], served_name="mylora").version  # noqa: B018
     server.is_vllm = False

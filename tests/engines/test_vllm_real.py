@@ -36,9 +36,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # Eager: the compiled path of vLLM 0.32 on a CPU answered nonsense.
-    command = (
-        f"-m vllm.entrypoints.openai.api_server --served-model-name {NAME} --host 127.0.0.1 --port {port}"
-    )
+    command = f"-m vllm.entrypoints.openai.api_server --served-model-name {NAME} --host 127.0.0.1 --port {port}"
     command += " --generation-config vllm --max-model-len 2048 --dtype bfloat16 --enforce-eager --model"
     log = tmp_path_factory.mktemp("vllm") / "server.log"
     with log.open("w") as output:

@@ -42,9 +42,7 @@ def test_bootstrap_is_near_the_normal_interval_and_repeats():
     interval = stats.bootstrap_interval(scores, seed=3)
     half = 1.96 * scores.std() / 20
     assert interval.value == pytest.approx(scores.mean())
-    assert (interval.low, interval.high) == pytest.approx(
-        (scores.mean() - half, scores.mean() + half), abs=0.003
-    )
+    assert (interval.low, interval.high) == pytest.approx((scores.mean() - half, scores.mean() + half), abs=0.003)
     assert interval == stats.bootstrap_interval(scores, seed=3)
     assert interval != stats.bootstrap_interval(scores, seed=4)
     narrow = stats.bootstrap_interval(scores, confidence=0.5, seed=3)

@@ -16,9 +16,7 @@ def test_macro_f1_of_the_majority_class_of_phrasebank():
 def test_macro_f1_counts_no_answer_as_a_miss():
     # yes: 1 hit of 2 targets, 1 answer → 2/3; no: 1 hit of 1 target, 1 answer → 1
     assert stats.macro_f1(["yes", "yes", "no"], ["yes", None, "no"], ["yes", "no"]) == pytest.approx(5 / 6)
-    assert stats.macro_f1(["yes", "yes", "no"], ["yes", "perhaps", "no"], ["yes", "no"]) == pytest.approx(
-        5 / 6
-    )
+    assert stats.macro_f1(["yes", "yes", "no"], ["yes", "perhaps", "no"], ["yes", "no"]) == pytest.approx(5 / 6)
     assert stats.macro_f1(["yes"], ["yes"], ["yes", "no"]) == 1
     assert stats.macro_f1([], [], ["yes"]) == 0
     with pytest.raises(UserError):

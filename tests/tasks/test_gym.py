@@ -8,9 +8,7 @@ from workbench.tasks.base import open_test, split_of
 from workbench.tasks.gym import find_answer
 
 installed = importlib.util.find_spec("reasoning_gym") is not None
-needs_gym = pytest.mark.skipif(
-    not installed, reason="reasoning-gym is missing: pip install 'llm-workbench[gym]'"
-)
+needs_gym = pytest.mark.skipif(not installed, reason="reasoning-gym is missing: pip install 'llm-workbench[gym]'")
 SIZES = {"practice": "30", "dev": "10", "test": "10"}
 
 

@@ -96,6 +96,7 @@ class Encoder:
 
     def _plain(self, text: str) -> list[int]:
         """Tokens of text in which nothing is a control token."""
+        text = _writable(text)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
 
