@@ -9,7 +9,8 @@ from tests.benchmarks.table import ROOT, Row, Skip, markdown, write
 
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "labels": labels.run,
-    "sampling": sampling.run,
+    "gsm8k": sampling.gsm8k,
+    "arithmetic": sampling.arithmetic,
     "storing": storing.run,
     "startup": startup.run,
 }
