@@ -142,7 +142,7 @@ def use_grouped_attention(weights: Any) -> None:
     if not near:
         raise UserError(
             f"The architecture {weights.config.model_type!r} cannot be run by the hf engine: {problem}. "
-            "Serve the model (`workbench serve`) and use --engine vllm."
+            "Serve it with vLLM, and use --engine vllm."
         )
 
 

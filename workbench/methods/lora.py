@@ -78,7 +78,7 @@ def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) ->
     from peft import LoraConfig, get_peft_model
 
     from workbench.engines.encode import Encoder
-    from workbench.engines.kv import ATTENTION
+    from workbench.engines.forward import use_grouped_attention
     from workbench.training.data import encode_examples
     from workbench.training.sft import fit
 
@@ -86,7 +86,7 @@ def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) ->
     torch.manual_seed(training.training_seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = load_weights(system.model, training.precision, device)
-    base.set_attn_implementation(ATTENTION)
+    use_grouped_attention(base)
     encoder = Encoder(load_tokenizer(system.model))
     practice = task.practice[: training.examples]
     branches, too_long = encode_examples(encoder, system.prompt, practice, training.max_length)
