@@ -47,7 +47,7 @@ def model_folder(base: str, revision: str | None = None) -> Path:
     """
     if base == EMBEDDED:
         return _embedded_folder()
-    if Path(base).is_dir():
+    if base and Path(base).is_dir():
         folder = Path(base)
     elif base.count("/") == 1 and not base.startswith((".", "/", "~")):
         folder = _hub_folder(base, revision)
@@ -70,11 +70,15 @@ def check_model_folder(folder: Path) -> None:
     if not config_path.is_file():
         raise UserError(f"The model folder {str(folder)!r} has no config.json.")
     config = _read_json(config_path)
-    if "auto_map" in config and not _known_to_transformers(config.get("model_type")):
-        raise UserError(
-            f"The model in {str(folder)!r} needs code from its own repository (config.json: auto_map). "
-            "The workbench never runs such code; use a model that transformers itself supports."
-        )
+    # Many repositories still carry the code of an architecture that transformers has itself by now.
+    if "auto_map" in config:
+        from transformers import CONFIG_MAPPING
+
+        if config.get("model_type") not in CONFIG_MAPPING:
+            raise UserError(
+                f"The model in {str(folder)!r} needs code from its own repository (config.json: auto_map). "
+                "The workbench never runs such code; use a model that transformers itself supports."
+            )
     if not any(folder.glob("*.safetensors")):
         pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")]
         found = f"only {', '.join(sorted(pickles))}, which can run code when loaded" if pickles else "no weights"
@@ -110,13 +114,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, not an object.")
     return content
-
-
-def _known_to_transformers(model_type: object) -> bool:
-    """Whether a repository's own code is needless, because transformers has the architecture by now."""
-    from transformers import CONFIG_MAPPING
-
-    return model_type in CONFIG_MAPPING
 
 
 def load_tokenizer(model: Model) -> Any:
@@ -280,7 +277,7 @@ def check_wheel(wheel: Path, sha256: str) -> Path:
     with wheel.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != sha256:
-        raise UserError(f"{wheel.name} has the SHA-256 {digest}, not {sha256}: it is damaged or was exchanged.")
+        raise UserError(f"{wheel.name} has the SHA-256 {digest}, not {sha256}: damaged or exchanged.")
     return wheel
 
 
