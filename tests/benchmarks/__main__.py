@@ -1,6 +1,7 @@
 """`python -m tests.benchmarks [--quick] [name …]`: measure, print the table, write it into README.md."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -15,6 +16,8 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "startup": startup.run,
 }
 
+BUSY = 0.7  # load average above which other work disturbs the figures
+
 
 def main(arguments: list[str] | None = None) -> int:
     """1 where a floor was missed or the two sides did not compute the same."""
@@ -25,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := sorted(set(options.names) - set(BENCHMARKS)):
         parser.error(f"there is no benchmark {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}")
     rows, skipped = [], False
+    if (load := os.getloadavg()[0]) > BUSY:
+        print(f"warning: load average {load:.1f}; other processes are busy, figures will be off", file=sys.stderr)
     for name in options.names or BENCHMARKS:
         print(f"{name} …", file=sys.stderr, flush=True)
         try:

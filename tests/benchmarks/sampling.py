@@ -7,7 +7,7 @@ differ, so what is compared is whether the answers are alike as a whole: mean le
 import math
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ FLOOR = 1.5
 SAMPLES = 16
 TEMPERATURE = 0.7
 QUESTIONS_PER_BATCH = (1, 4, 8)
+PROBE_TOKENS = 64  # enough to tell which of them is fastest
 STANDARD_ERRORS = 4.0  # a difference above this happens by chance once in 16,000 comparisons
 
 
@@ -64,10 +65,12 @@ def _compare(task: Task, questions: int, max_tokens: int) -> Row:
     engine = HfEngine(Model(EMBEDDED), dtype="bfloat16", device="cpu")
     sampling = Sampling(temperature=TEMPERATURE, max_tokens=max_tokens)
     examples = task.dev[:questions]
-    _by_generate(model, task, examples[:1], sampling, 1)  # the first call of anything is slower
-    _by_engine(engine, task, examples[:1], sampling)
-    probe = examples[:8]
-    per_batch = max(QUESTIONS_PER_BATCH, key=lambda count: _by_generate(model, task, probe, sampling, count).speed)
+    probe = replace(sampling, max_tokens=min(max_tokens, PROBE_TOKENS))
+    _by_generate(model, task, examples[:1], probe, 1)  # the first call of anything is slower
+    _by_engine(engine, task, examples[:1], probe)
+    per_batch = max(
+        QUESTIONS_PER_BATCH, key=lambda count: _by_generate(model, task, examples[:8], probe, count).speed
+    )
     # In turns over halves of the questions, so that a change of the machine's speed meets both sides.
     theirs, ours = Side(), Side()
     half = (questions + 1) // 2
