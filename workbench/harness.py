@@ -97,11 +97,12 @@ def evaluate(
         for example, shown in zip(examples, exemplars, strict=True)
     ]
     drawn = completions(system, requests, task.labels, engine, store, progress)
-    if split == "test":
-        store.record_look(task.hash, split, system_hash(system))
-
     outcomes = [_outcome(system, task, example, drawn[example.id]) for example in examples]
     failed = [c for found in drawn.values() for c in found if c.finish is Finish.ERROR]
+    if all(outcome.score is None for outcome in outcomes):
+        raise UserError(f"No question was answered: {len(failed)} requests failed. The first: {failed[0].error}.")
+    if split == "test":
+        store.record_look(task.hash, split, system_hash(system))
     notes = []
     if failed:
         notes.append(
