@@ -35,8 +35,8 @@ def draw(
     if sampling.temperature == 0 or uniform_B is None:
         tokens = logits_BV.argmax(-1)
     else:
-        # The largest is subtracted first: a tiny temperature would make infinities of both.
-        scaled = (logits_BV - logits_BV.amax(-1, keepdim=True)) / sampling.temperature
+        # The largest is subtracted first, and float32 knows no 1e-300: no infinity, no 0 / 0.
+        scaled = (logits_BV - logits_BV.amax(-1, keepdim=True)) / max(sampling.temperature, 1e-30)
         if sampling.top_k:
             floor = scaled.topk(min(sampling.top_k, scaled.shape[-1]), dim=-1).values[:, -1:]
             scaled = scaled.masked_fill(scaled < floor, -torch.inf)
