@@ -49,7 +49,8 @@ def _bm25(pool: Sequence[str], asked: Sequence[str]) -> NDArray[np.floating]:
     queries = bm25s.tokenize(
         list(asked), stopwords=None, token_pattern=pattern, show_progress=False, return_ids=False
     )
-    scores: NDArray[np.floating] = np.stack([index.get_scores(query) for query in queries])
+    nothing = np.zeros(len(pool))  # for a question without a word
+    scores: NDArray[np.floating] = np.stack([index.get_scores(q) if q else nothing for q in queries])
     return scores
 
 

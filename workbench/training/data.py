@@ -40,7 +40,11 @@ class Collator:
     """A batch of examples as one packed sequence (see `engines/packing.py`), for `sft.PackedTrainer`."""
 
     def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
-        """`labels` [1, M] are the tokens learned, `read_at` [M] the positions that predict them."""
+        """`labels` [1, M] are the tokens learned, `read_at` [M] the positions that predict them.
+
+        `shift_labels` says that labels stand where they are predicted. The trainer divides the loss by their
+        number; of labels alone it leaves the first of every micro-batch out, which here is one too few.
+        """
         packed = pack([[Branch(row["prompt"], row["answer"])] for row in rows])
         return {
             "input_ids": packed.ids,
@@ -48,4 +52,5 @@ class Collator:
             "attention_mask": packed.mask,
             "read_at": packed.read_at,
             "labels": packed.targets[None],
+            "shift_labels": packed.targets[None],
         }
