@@ -44,8 +44,11 @@ def draw(
             scaled = _keep_nucleus(scaled, sampling.top_p)
         # Inverse of the cumulative distribution, unnormalised: u·total falls into one token's share.
         share = scaled.exp().cumsum(-1, dtype=torch.float64)
-        point = uniform_B.to(share).unsqueeze(-1) * share[:, -1:]
-        tokens = torch.searchsorted(share, point, right=True).squeeze(-1).clamp_max(share.shape[-1] - 1)
+        total = share[:, -1:]
+        # Below the total whatever rounding does, or the last token would be drawn though it was cut.
+        below = torch.nextafter(total, torch.zeros_like(total))
+        point = torch.minimum(uniform_B.to(share).unsqueeze(-1) * total, below)
+        tokens = torch.searchsorted(share, point, right=True).squeeze(-1)
     picked = logits_BV.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     return tokens, picked - logits_BV.logsumexp(-1)
 
