@@ -87,7 +87,8 @@ def test_any_settings_give_a_token_that_may_be_drawn(
     token = int(tokens[0])
     assert logprobs[0] == pytest.approx(float(logits.log_softmax(-1)[0, token]), abs=1e-4)
     if top_k:
-        assert values[token] >= sorted(values, reverse=True)[min(top_k, len(values)) - 1]
+        # Logits that float32 cannot tell apart, once the largest is subtracted, are a tie, and ties stay.
+        assert values[token] >= sorted(values, reverse=True)[min(top_k, len(values)) - 1] - 1e-5
 
 
 def test_temperature_0_is_the_largest() -> None:
