@@ -8,8 +8,8 @@ import shutil
 from dataclasses import dataclass, field
 from typing import Literal
 
-from workbench.errors import check_range
-from workbench.files import write_json
+from workbench.errors import UserError, check_range
+from workbench.files import read_json, write_json
 from workbench.models import load_tokenizer, load_weights
 from workbench.runs import Run
 from workbench.tasks.base import Task
@@ -61,15 +61,21 @@ def adapt(system: System, task: Task, config: Config, run: Run, *, quiet: bool =
         quiet: no progress bar.
 
     Raises:
-        UserError: bad settings, too little memory or disk; a run that was interrupted goes on.
+        UserError: the model has an adapter already, or too little disk; a run that was interrupted goes on.
     """
+    if system.model.adapter is not None:
+        raise UserError(
+            f"LoRA tunes a base model, and this one has the adapter {system.model.adapter!r} already, which would "
+            "be lost. Leave --adapter out, or merge it into its base first (PEFT: merge_and_unload)."
+        )
     adapter = run.path / "adapter"
     if not adapter.is_dir():
         _train(system, task, config, run, quiet)
     model = Model(system.model.base, system.model.revision, str(adapter))
     tuned = System(model, system.prompt, system.decode)
     run.write_system(tuned)
-    run.write_card(model_card("LoRA", tuned, task, config, cost_of(run)))
+    learned = read_json(run.path / "data.json")["learned"]
+    run.write_card(model_card("LoRA", tuned, task, config, learned, cost_of(run)))
     return tuned
 
 

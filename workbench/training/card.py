@@ -10,8 +10,11 @@ from workbench.tasks.base import Task
 from workbench.types import CostToMake, Result, System
 
 
-def model_card(method: str, system: System, task: Task, config: Any, cost: CostToMake) -> str:
-    """Markdown with the front matter that the Hub reads (`base_model`, `library_name`)."""
+def model_card(method: str, system: System, task: Task, config: Any, learned: int, cost: CostToMake) -> str:
+    """Markdown with the front matter that the Hub reads (`base_model`, `library_name`).
+
+    `learned` is the number of examples that were trained on: no more than asked for, none that was too long.
+    """
     settings = _flat(to_json(config))
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     return f"""---
@@ -22,8 +25,8 @@ pipeline_tag: text-generation
 
 # {system.model.base}, {method} on {task.name}
 
-Tuned with the workbench by {method} on the practice split of the task `{task.name}`: {len(task.practice)}
-examples, task hash `{task.hash}`. It learned to answer the prompt `{system.prompt.name}`
+Tuned with the workbench by {method} on {learned} examples of the practice split of the task `{task.name}`
+(data hash `{task.hash}`). It learned to answer the prompt `{system.prompt.name}`
 (file hash `{system.prompt.file_hash}`).
 
 ## Settings

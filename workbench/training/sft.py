@@ -92,11 +92,13 @@ def fit(weights: Any, tokenizer: Any, examples: list[Branch], training: Training
 
     folder = run.path / "checkpoints"
     micro = min(training.micro_batch, len(examples))
+    steps = training.epochs * -(-len(examples) // training.batch_size)
     settings = SFTConfig(
         output_dir=str(folder),
         learning_rate=training.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=0.1,  # a share of all steps
+        # A share of all steps. The first step of a warm-up has the rate 0: a short run has none to give away.
+        warmup_steps=0.1 if steps >= 10 else 0,
         num_train_epochs=training.epochs,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=max(1, training.batch_size // training.micro_batch),
@@ -161,5 +163,7 @@ def _is_disk_full(error: BaseException) -> bool:
     number = getattr(error, "errno", None)
     words = str(error).lower()
     return number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or any(
-        sign in words for sign in ("no space left", "file too large", "disk quota", "failed writing file")
+        # The last two are torch's, whose writer forgets the reason.
+        sign in words
+        for sign in ("no space left", "file too large", "disk quota", "failed writing file", "unexpected pos")
     )

@@ -1,0 +1,163 @@
+"""LoRA: starts as the base, moves only what it may, and its adapter is PEFT's."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import workbench.training.sft
+from workbench.errors import UserError
+from workbench.methods.lora import TARGETS, Config, adapt
+from workbench.models import load_weights
+from workbench.prompts import load_prompt
+from workbench.runs import Run
+from workbench.tasks.arithmetic import Config as ArithmeticConfig
+from workbench.tasks.arithmetic import load
+from workbench.training.card import cost_of
+from workbench.training.config import Training
+from workbench.types import Greedy, Model, System
+
+TASK = load(ArithmeticConfig(practice=8, dev=1, test=1))
+TRAINING = Training(learning_rate=1e-2, epochs=1, batch_size=8, micro_batch=8, precision="float32")
+IDS = torch.arange(3, 43).reshape(2, 20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tune(model: Path, root: Path, config: Config) -> tuple[System, Run]:
+    system = System(Model(str(model)), load_prompt("arithmetic"), Greedy(16))
+    with Run.open(root, "lora", {"config": config}) as run:
+        return adapt(system, TASK, config, run, quiet=True), run
+
+
+def plain(model: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+
+
+def test_it_starts_as_the_base_and_the_first_step_moves_only_b(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spy around the training sees the model before and after its only step."""
+    base = plain(tiny_model)
+    fit = workbench.training.sft.fit
+    before: dict[str, torch.Tensor] = {}
+    seen: list[Any] = []
+
+    def spied(weights: Any, *rest: Any) -> None:
+        mask = torch.ones(20, 20, dtype=torch.bool).tril().expand(2, 1, 20, 20)
+        with torch.no_grad():
+            fresh = weights(input_ids=IDS, attention_mask=mask).logits
+            weights.disable_adapter_layers()
+            without = weights(input_ids=IDS, attention_mask=mask).logits
+            weights.enable_adapter_layers()
+            assert torch.equal(fresh, without)
+            assert torch.allclose(fresh, base(input_ids=IDS).logits, atol=1e-5)
+        before.update({name: p.detach().clone() for name, p in weights.named_parameters()})
+        fit(weights, *rest)
+        seen.append(weights)
+
+    monkeypatch.setattr(workbench.training.sft, "fit", spied)
+    _, run = tune(tiny_model, tmp_path, Config(rank=2, training=TRAINING))
+    assert len(run.metrics()) == 1
+    for name, p in seen[0].named_parameters():
+        moved = not torch.equal(p, before[name])
+        assert moved == ("lora_B" in name), name
+
+
+def test_no_weight_of_the_base_ever_moves_and_merged_is_unmerged(tiny_model: Path, tmp_path: Path) -> None:
+    files = {file.name: file.read_bytes() for file in tiny_model.iterdir()}
+    tuned, run = tune(tiny_model, tmp_path, Config(rank=2, training=replace(TRAINING, epochs=4)))
+    assert {file.name: file.read_bytes() for file in tiny_model.iterdir()} == files
+    weights = load_file(run.path / "adapter" / "adapter_model.safetensors")
+    assert all("lora_A" in name or "lora_B" in name for name in weights)
+
+    # Any tool that reads PEFT's format reads it.
+    assert tuned.model.adapter is not None
+    unmerged = PeftModel.from_pretrained(plain(tiny_model), tuned.model.adapter).eval()
+    ours = load_weights(tuned.model, "float32", "cpu")
+    with torch.no_grad():
+        expected = unmerged(input_ids=IDS).logits
+        assert torch.equal(ours(input_ids=IDS).logits, expected)
+        merged = unmerged.merge_and_unload()
+        assert torch.allclose(merged(input_ids=IDS).logits, expected, atol=1e-4)
+        assert not torch.allclose(plain(tiny_model)(input_ids=IDS).logits, expected, atol=1e-2)
+    base = plain(tiny_model).state_dict()
+    for name, weight in merged.state_dict().items():
+        change = (weight - base[name]).float()
+        assert change.ndim < 2 or torch.linalg.matrix_rank(change, rtol=1e-3) <= 2, name
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "attention", "mlp", "qv"])
+def test_its_size_is_the_formula(tiny_model: Path, tmp_path: Path, targets: Any) -> None:
+    """r·(d_in + d_out), summed: hidden 32, feed-forward 64, 4 heads and 2 key heads of 8, two layers."""
+    q, k, v, o = 32 + 32, 32 + 16, 32 + 16, 32 + 32
+    mlp = (32 + 64) * 3
+    sums = {"all-linear": q + k + v + o + mlp, "attention": q + k + v + o, "mlp": mlp, "qv": q + v}
+    _, run = tune(tiny_model, tmp_path, Config(rank=3, targets=targets, training=TRAINING))
+    weights = load_file(run.path / "adapter" / "adapter_model.safetensors")
+    assert sum(w.numel() for w in weights.values()) == 3 * 2 * sums[targets]
+    assert set(TARGETS) == set(sums)
+
+
+def test_the_scale_is_2_unless_alpha_is_given(tiny_model: Path, tmp_path: Path) -> None:
+    from peft import PeftConfig
+
+    for config, alpha in ((Config(rank=4, training=TRAINING), 8), (Config(alpha=4, training=TRAINING), 4)):
+        tuned, _ = tune(tiny_model, tmp_path, config)
+        assert PeftConfig.from_pretrained(str(tuned.model.adapter)).lora_alpha == alpha
+
+
+def test_only_the_model_slot_changes_and_a_finished_run_is_not_run_again(tiny_model: Path, tmp_path: Path) -> None:
+    config = Config(rank=2, training=TRAINING)
+    tuned, run = tune(tiny_model, tmp_path, config)
+    assert tuned == System(
+        Model(str(tiny_model), adapter=str(run.path / "adapter")), load_prompt("arithmetic"), Greedy(16)
+    )
+    assert run.read_system().model.adapter == str((run.path / "adapter").resolve())
+    _, again = tune(tiny_model, tmp_path, config)
+    assert len(again.metrics()) == 1
+
+
+def test_the_model_card_tells_data_settings_and_cost(tiny_model: Path, tmp_path: Path) -> None:
+    config = Config(rank=2, training=replace(TRAINING, examples=5))
+    _, run = tune(tiny_model, tmp_path, config)
+    card = (run.path / "README.md").read_text(encoding="utf-8")
+    assert card.startswith(f"---\nbase_model: {tiny_model}\nlibrary_name: peft\n")
+    for expected in ("on 5 examples", f"data hash `{TASK.hash}`", "| rank | 2 |", "| learning_rate | 0.01 |"):
+        assert expected in card
+    cost = cost_of(run)
+    assert cost.tokens > 0 and cost.flops > 0 and cost.seconds > 0 and cost.watt_hours > 0
+    assert f"{cost.tokens:,} tokens" in card and f"({cost.energy_source})" in card
+
+
+def test_a_model_that_has_an_adapter_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    system = System(Model(str(tiny_model), adapter="somewhere"), load_prompt("arithmetic"), Greedy())
+    with (
+        Run.open(tmp_path, "lora", {}) as run,
+        pytest.raises(UserError, match="has the adapter 'somewhere' already"),
+    ):
+        adapt(system, TASK, Config(), run)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rank", 0), ("rank", float("nan")), ("rank", -1), ("rank", 5000),
+        ("alpha", 0.0), ("alpha", float("inf")), ("alpha", -2.0),
+    ],
+)  # fmt: skip
+def test_a_setting_out_of_range_is_named(field: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"^{field} is "):
+        Config(**{field: value})
