@@ -14,8 +14,8 @@ from typing import Any
 from workbench.engines import EngineConfig, open_engine
 from workbench.engines.base import Engine
 from workbench.errors import UserError
-from workbench.harness import evaluate
-from workbench.identity import model_identity, system_hash, to_json
+from workbench.harness import evaluate, questions_of
+from workbench.identity import model_identity, short_hash, system_hash, to_json
 from workbench.models import EMBEDDED
 from workbench.progress import Bar
 from workbench.prompts import load_prompt
@@ -75,10 +75,21 @@ class Session:
 
     def __init__(self, recipe: str, setup: Setup, config: Any) -> None:
         self.setup = setup
+        # What is misspelt or out of range is said before a folder is made and before hours of training.
         self.task: Task = load_task(setup.task, _pairs(setup.task_args))
-        content = {"recipe": recipe, **content_of(config), "task_hash": self.task.hash}
-        self.run = Run.open(setup.runs, recipe, content, name=setup.name, overwrite=setup.overwrite)
+        self.prompt = load_prompt(setup.prompt or self.task.prompt)
+        questions_of(self.task, setup.split, setup.questions)
+        content = {
+            "recipe": recipe,
+            **content_of(config),
+            "task_hash": self.task.hash,
+            "prompt_hash": self.prompt.file_hash,
+        }
+        model = Model(setup.model, setup.revision, setup.adapter)
+        if setup.adapter or Path(setup.model).is_dir():  # the same path with new weights is another model
+            content["model_hash"] = short_hash(model_identity(model))
         self.store = Store(setup.runs / "completions.sqlite")
+        self.run = Run.open(setup.runs, recipe, content, name=setup.name, overwrite=setup.overwrite)
         self._engine: Engine | None = None
         self._loaded: dict[str, Any] | None = None
 
@@ -88,10 +99,9 @@ class Session:
         The natural decode is the likelihood of labels where the task has labels, else greedy.
         """
         model = Model(self.setup.model, self.setup.revision, self.setup.adapter)
-        prompt = load_prompt(self.setup.prompt or self.task.prompt)
         if decode is None:
             decode = LabelLikelihood() if self.task.labels else Greedy()
-        return System(model, prompt, self.with_length(decode))
+        return System(model, self.prompt, self.with_length(decode))
 
     def with_length(self, decode: Decode) -> Decode:
         """The decode with the task's own limit of tokens, where none was given."""

@@ -1,0 +1,72 @@
+"""No method sees the test split: each one's `adapt` runs on a task that raises when its test is touched."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import workbench.methods
+from workbench.harness import questions_of
+from workbench.methods import few_shot, lora
+from workbench.prompts import load_prompt
+from workbench.runs import Run
+from workbench.tasks.arithmetic import Config as ArithmeticConfig
+from workbench.tasks.arithmetic import load
+from workbench.tasks.base import Task
+from workbench.training.config import Training
+from workbench.types import Greedy, Model, System
+
+
+class Touched(AssertionError):
+    pass
+
+
+class Closed(Task):
+    """A task whose test split may not be looked at."""
+
+    hash = "0" * 16  # type: ignore[assignment]
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "_test":
+            raise Touched
+        return super().__getattribute__(name)
+
+
+@pytest.fixture(scope="module")
+def closed() -> Task:
+    task = load(ArithmeticConfig(practice=8, dev=2, test=2))
+    fields = {name: getattr(task, name) for name in Task.__dataclass_fields__}
+    return Closed(**fields)
+
+
+def adapt_few_shot(system: System, task: Task, root: Path) -> None:
+    for exemplars in ("random", "bm25", "embedding"):
+        few_shot.adapt(system, task, few_shot.Config(exemplars=exemplars))  # type: ignore[arg-type]
+
+
+def adapt_lora(system: System, task: Task, root: Path) -> None:
+    config = lora.Config(training=Training(epochs=1, precision="float32"))
+    with Run.open(root, "lora", {}) as run:
+        lora.adapt(system, task, config, run, quiet=True)
+
+
+METHODS: dict[str, Callable[[System, Task, Path], None]] = {"few_shot": adapt_few_shot, "lora": adapt_lora}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_never_looks_at_test(method: str, closed: Task, tiny_model: Path, tmp_path: Path) -> None:
+    METHODS[method](System(Model(str(tiny_model)), load_prompt("arithmetic"), Greedy(16)), closed, tmp_path)
+
+
+def test_the_spy_sees_a_look(closed: Task) -> None:
+    with pytest.raises(Touched):
+        questions_of(closed, "test", None)
+
+
+def test_every_method_is_watched() -> None:
+    [folder] = workbench.methods.__path__
+    adapting = {
+        path.stem for path in Path(folder).glob("*.py") if "\ndef adapt(" in path.read_text(encoding="utf-8")
+    }
+    assert adapting == METHODS.keys(), "add a new method to METHODS above"
