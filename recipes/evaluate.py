@@ -31,14 +31,17 @@ def main(config: Config) -> Result:
     """Measure the System as it is."""
     if (config.run is None) == (config.system is None):
         raise UserError("Say which System: --run ID (`workbench runs` lists them) or --system FILE.")
+    cost_to_make = None
     if config.run is not None:
-        system = find_run(config.setup.runs, config.run).read_system()
+        run = find_run(config.setup.runs, config.run)
+        system, measured = run.read_system(), run.read_result()
+        cost_to_make = measured.cost_to_make if measured else None
     else:
         system = from_json(read_json(Path(str(config.system))))
         if not isinstance(system, System):
             raise UserError(f"{config.system} holds no System.")
     with Session("evaluate", config.setup, config) as session:
-        return session.report(system)
+        return session.report(system, cost_to_make)
 
 
 if __name__ == "__main__":

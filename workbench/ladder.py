@@ -73,6 +73,9 @@ class Config:
         few_shot: exemplars; which ones is said by the rung.
         lora: the tuned rungs.
         vote: the voting rungs.
+
+    Raises:
+        UserError: a rung does not exist.
     """
 
     rungs: tuple[str, ...] = ()
@@ -80,6 +83,11 @@ class Config:
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     vote: Majority = field(default_factory=Majority)
+
+    def __post_init__(self) -> None:
+        for name in self.rungs:
+            if name not in RUNGS:
+                raise unknown_name("rung", name, RUNGS)
 
 
 def climb(session: Session, config: Config, command: str) -> list[Rung]:
@@ -91,12 +99,9 @@ def climb(session: Session, config: Config, command: str) -> list[Rung]:
         command: what to type to get this ladder again, for the report.
 
     Raises:
-        UserError: a rung does not exist, or one of its methods cannot work here.
+        UserError: a rung's method cannot work here.
     """
     names = config.rungs or _DEFAULTS.get(session.task.name, _DEFAULT)
-    for name in names:
-        if name not in RUNGS:
-            raise unknown_name("rung", name, RUNGS)
     print(_estimate(session, names, config), flush=True)
     if config.estimate_only:
         return []
