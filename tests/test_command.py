@@ -1,0 +1,91 @@
+"""The command line: flags from fields, and an exit status that says whose turn it is."""
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench.command import run_command
+from workbench.errors import UserError, check_range
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Settings inside.
+
+    Attributes:
+        rank: how many.
+    """
+
+    rank: int = 8
+
+    def __post_init__(self) -> None:
+        check_range("rank", self.rank, 1, 10)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings.
+
+    Attributes:
+        words: some words.
+        inner: the rest.
+    """
+
+    words: tuple[str, ...] = ()
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_nested_settings_have_flags_without_a_prefix() -> None:
+    seen: list[Config] = []
+    assert run_command(seen.append, Config, ["--rank", "3", "--words", "a", "b"], "try") == 0
+    assert seen == [Config(("a", "b"), Inner(3))]
+
+
+def test_a_value_out_of_range_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(print, Config, ["--rank", "11"], "workbench try") == 2
+    assert capsys.readouterr() == ("", "workbench try: rank is 11; it must be a number in [1, 10].\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UserError("No such thing."), 2, "try: No such thing.\n"),
+        (KeyboardInterrupt(), 130, "\ntry: interrupted; the same command goes on from here.\n"),
+    ],
+)
+def test_exit_statuses(error: BaseException, status: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def main(config: Config) -> None:
+        raise error
+
+    assert run_command(main, Config, [], "try") == status
+    assert capsys.readouterr().err == said
+
+
+def test_a_bug_shows_itself() -> None:
+    def main(config: Any) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_command(main, Config, [], "try")
+
+
+def test_a_reader_that_has_gone_costs_no_traceback() -> None:
+    root = Path(__file__).resolve().parents[1]
+    code = (
+        "import sys; from workbench.command import run_command; from dataclasses import make_dataclass\n"
+        "def main(config):\n    for i in range(100000): print(i)\n"
+        "C = make_dataclass('C', []); C.__module__ = 'workbench.command'\n"
+        "sys.exit(run_command(main, C, [], 'try'))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1

@@ -1,0 +1,129 @@
+"""The ladder: rungs fill slots and compose, what is done is not done again, and the estimate comes first."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench.engines import EngineConfig
+from workbench.engines.fake import FakeEngine
+from workbench.errors import UserError
+from workbench.ladder import _DEFAULT, _DEFAULTS, RUNGS, Config, climb
+from workbench.methods.few_shot import Config as FewShotConfig
+from workbench.report import Rung
+from workbench.session import Session, Setup
+from workbench.types import Majority, Request, Sampling, Selection
+
+CONFIG = Config(few_shot=FewShotConfig(shots=2), vote=Majority(n=4))
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    sizes = ("practice=20", "dev=2", "test=8")
+    return Setup(task_args=sizes, model="fake", engine=EngineConfig("fake"), runs=tmp_path / "runs", quiet=True)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many samples each call of the engine draws."""
+    calls: list[int] = []
+    sample = FakeEngine.sample
+
+    def counting(self: FakeEngine, requests: Sequence[Request], sampling: Sampling) -> Any:
+        calls.append(sum(len(request.indices) for request in requests))
+        return sample(self, requests, sampling)
+
+    monkeypatch.setattr(FakeEngine, "sample", counting)
+    return calls
+
+
+def climbed(setup: Setup, *rungs: str, **changes: Any) -> list[Rung]:
+    config = replace(CONFIG, rungs=rungs, **changes)
+    with Session("ladder", setup, config) as session:
+        return climb(session, config, "workbench ladder")
+
+
+UNTUNED = tuple(name for name, slots in RUNGS.items() if not slots.tuned and slots.exemplars != "balanced")
+
+
+def test_each_rung_fills_its_slots(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    systems: dict[str, Any] = {}
+    measure = Session.measure
+
+    def spied(self: Session, system: Any, cost: Any = None, label: str = "") -> Any:
+        systems[label] = system
+        return measure(self, system, cost, label)
+
+    monkeypatch.setattr(Session, "measure", spied)
+    climbed(setup, *UNTUNED)
+    assert set(systems) == set(UNTUNED)
+    for name, system in systems.items():
+        slots = RUNGS[name]
+        assert isinstance(system.decode, Majority) == slots.vote
+        assert (system.prompt.shots is not None) == (slots.exemplars is not None)
+    assert systems["few-shot-knn"].prompt.shots.selection is Selection.BM25
+    assert systems["few-shot-embedding"].prompt.shots.selection is Selection.EMBEDDING
+    assert systems["few-shot-majority-vote"].prompt == systems["few-shot-random"].prompt
+
+
+def test_a_finished_rung_is_not_done_again_and_a_new_one_is(setup: Setup, asked: list[int]) -> None:
+    first = climbed(setup, "zero-shot", "majority-vote")
+    assert asked == [16, 8, 8 * 4]  # the estimate's practice questions, then the rungs
+    asked.clear()
+    assert climbed(setup, "zero-shot", "majority-vote") == first
+    assert asked == [16]
+    asked.clear()
+    longer = climbed(setup, "zero-shot", "majority-vote", "few-shot-random")
+    assert longer[:2] == first, "another ladder, the same completions"
+    assert asked == [16, 8]
+
+
+def test_a_rung_with_failed_requests_is_asked_again(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = FakeEngine._answer
+    broken = True
+
+    def flaky(self: FakeEngine, request: Request, index: int, sampling: Sampling) -> str:
+        text = answer(self, request, index, sampling)
+        if broken and "1" in request.messages[-1].content:
+            raise ConnectionError("gone")
+        return text
+
+    monkeypatch.setattr(FakeEngine, "_answer", flaky)
+    [rung] = climbed(setup, "zero-shot")
+    assert 0 < dict(rung.result.counts)["error"] < 8
+    broken = False
+    [rung] = climbed(setup, "zero-shot")
+    assert dict(rung.result.counts)["error"] == 0
+
+
+def test_the_estimate_comes_first_and_can_be_all(
+    setup: Setup, asked: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert climbed(setup, "zero-shot", "majority-vote", estimate_only=True) == []
+    assert asked == [16]
+    printed = capsys.readouterr().out
+    assert printed.startswith("2 rungs, 8 questions each: about ")
+    assert "FLOPs, at most about" in printed and printed.count("\n") == 1
+    climbed(setup, "zero-shot", "majority-vote")
+    assert capsys.readouterr().out.startswith(printed.partition(":")[0]), "in the same run"
+
+
+def test_the_table_grows_and_ends_with_report_and_advice(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    rungs = climbed(setup, "zero-shot", "few-shot-random", "majority-vote")
+    lines = capsys.readouterr().out.splitlines()
+    for line, rung in zip(lines[1:4], rungs, strict=True):
+        assert line.startswith(rung.name) and f"{100 * rung.result.score.value:.1f} %" in line
+    assert lines[-1].startswith("Use ")
+    [report] = setup.runs.glob("ladder-*/report.html")
+    assert f"Report: {report}" in lines
+    page = report.read_text(encoding="utf-8")
+    assert "workbench ladder" in page and "majority-vote" in page
+    assert rungs[2].one_sample is not None and rungs[0].one_sample is None
+
+
+def test_its_rungs_are_checked_by_name() -> None:
+    with pytest.raises(UserError, match=r"There is no rung named 'lorra'\. Did you mean 'lora'"):
+        Config(rungs=("zero-shot", "lorra"))
+    assert {*_DEFAULT, *(name for names in _DEFAULTS.values() for name in names)} <= RUNGS.keys()
