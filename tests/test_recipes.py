@@ -140,9 +140,11 @@ def test_pass_at_k(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
     assert float(curve[1][1].rstrip("%")) == pytest.approx(100 * result.score.value, abs=0.06)
 
 
-def test_lora(tiny: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lora(tiny: Setup, capfd: pytest.CaptureFixture[str]) -> None:
     result = recipes.lora.main(recipes.lora.Config(tiny, LORA))
-    run = check_run(result, "lora", tiny.runs, capsys.readouterr().out)
+    printed = capfd.readouterr()
+    assert printed.err == "", "quiet is quiet, the libraries too"
+    run = check_run(result, "lora", tiny.runs, printed.out)
     assert [line["step"] for line in run.metrics()] == [1, 2]
     assert all(line["loss"] > 0 and line["learning_rate"] > 0 for line in run.metrics())
     assert result.cost_to_make.tokens > 0 and result.cost_to_make.flops > 0

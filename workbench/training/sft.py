@@ -16,7 +16,7 @@ from workbench.engines.packing import Branch
 from workbench.errors import UserError
 from workbench.files import write_json
 from workbench.identity import to_json
-from workbench.models import shape_of
+from workbench.models import quiet_transformers, shape_of
 from workbench.progress import Bar
 from workbench.runs import Run
 from workbench.training.checkpoints import mark_complete, newest_complete
@@ -127,7 +127,7 @@ def fit(weights: Any, tokenizer: Any, examples: list[Branch], training: Training
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
     checkpoint = newest_complete(folder)
-    with Bar("training", quiet=quiet) as bar, EnergyMeter() as meter:
+    with Bar("training", quiet=quiet) as bar, EnergyMeter() as meter, quiet_transformers():
         trainer.add_callback(Keeper(bar))
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
