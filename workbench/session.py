@@ -14,12 +14,10 @@ from typing import Any
 from workbench.engines import EngineConfig, open_engine
 from workbench.engines.base import Engine
 from workbench.errors import UserError
-from workbench.harness import evaluate, questions_of
 from workbench.identity import model_identity, short_hash, system_hash, to_json
 from workbench.models import EMBEDDED
 from workbench.progress import Bar
 from workbench.prompts import load_prompt
-from workbench.report import Rung, table
 from workbench.runs import Run
 from workbench.store import Store
 from workbench.tasks import load_task
@@ -74,6 +72,8 @@ class Session:
     """
 
     def __init__(self, recipe: str, setup: Setup, config: Any) -> None:
+        from workbench.harness import questions_of  # here and below: numpy would slow --help down
+
         self.setup = setup
         # What is misspelt or out of range is said before a folder is made and before hours of training.
         self.task: Task = load_task(setup.task, _pairs(setup.task_args))
@@ -125,6 +125,8 @@ class Session:
 
     def measure(self, system: System, cost_to_make: CostToMake | None = None, label: str = "") -> Result:
         """Measure a System on the setup's split, with a progress bar."""
+        from workbench.harness import evaluate
+
         with Bar(label or "questions", quiet=self.setup.quiet) as bar:
             return evaluate(
                 system,
@@ -139,6 +141,8 @@ class Session:
 
     def report(self, system: System, cost_to_make: CostToMake | None = None) -> Result:
         """Measure one System, write it into the run's folder and print the table of its one row."""
+        from workbench.report import Rung, table
+
         result = self.measure(system, cost_to_make)
         self.run.write_system(system)
         self.run.write_result(result)

@@ -116,6 +116,7 @@ def fit(weights: Any, tokenizer: Any, examples: list[Branch], training: Training
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+    settings._n_gpu = 1  # of several GPUs one is used: nn.DataParallel would split a packed sequence
     rows = Dataset.from_list([{"prompt": b.prompt, "answer": b.continuation} for b in examples])
     trainer = PackedTrainer(
         model=weights,
