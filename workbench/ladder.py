@@ -19,7 +19,7 @@ from workbench.harness import evaluate, questions_of
 from workbench.methods import few_shot, lora
 from workbench.methods.few_shot import Config as FewShotConfig
 from workbench.methods.lora import Config as LoraConfig
-from workbench.report import Rung, advice, duration, percent, quantity, table
+from workbench.report import Rung, advice, duration, percent, quantity, span, table
 from workbench.report_html import ChangedExample, write_html
 from workbench.runs import Run
 from workbench.session import Session, content_of, one_sample
@@ -112,7 +112,7 @@ def climb(session: Session, config: Config, command: str) -> list[Rung]:
         rungs.append(Rung(name, result, one_sample(result)))
         score = result.score
         print(
-            f"{name:<24} {percent(score.value):>7}  ({100 * score.low:.1f} – {100 * score.high:.1f})  "
+            f"{name:<24} {percent(score.value):>7}  ({span(score)})  "
             f"{result.total} questions, {duration(time.monotonic() - started)}",
             flush=True,
         )

@@ -56,8 +56,8 @@ def table(rungs: Sequence[Rung], looks: int) -> str:
         accuracy.add_row(
             rung.name,
             percent(result.score.value),
-            f"{100 * result.score.low:.1f} – {100 * result.score.high:.1f}",
-            percent(rung.one_sample.value) if rung.one_sample else "",
+            span(result.score),
+            f"{percent(rung.one_sample.value)} ({span(rung.one_sample)})" if rung.one_sample else "",
             p_value(comparison),
             *([f"{result.metric('macro_f1'):.3f}"] if with_f1 else []),
             *(str(n) for n in counts(result).values()),
@@ -190,6 +190,11 @@ def counts(result: Result) -> dict[str, int]:
 def percent(share: float) -> str:
     """0.613 → "61.3 %"."""
     return f"{100 * share:.1f} %"
+
+
+def span(interval: Interval) -> str:
+    """The interval's ends in percent: "55.2 – 67.1"."""
+    return f"{100 * interval.low:.1f} – {100 * interval.high:.1f}"
 
 
 def p_value(comparison: Comparison | None) -> str:

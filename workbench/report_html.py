@@ -26,6 +26,7 @@ from workbench.report import (
     percent,
     quantity,
     remarks,
+    span,
 )
 from workbench.types import CostToMake
 
@@ -138,9 +139,10 @@ def _rows(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
                 "name": rung.name,
                 "system": result.system,
                 "accuracy": percent(score.value),
-                "interval": f"{100 * score.low:.1f} – {100 * score.high:.1f}",
+                "interval": span(score),
                 "bar": {"value": 100 * score.value, "low": 100 * score.low, "high": 100 * score.high},
                 "one_sample": percent(rung.one_sample.value) if rung.one_sample else "",
+                "one_sample_interval": span(rung.one_sample) if rung.one_sample else "",
                 "p": p_value(comparison),
                 "significant": comparison is not None and comparison.significant,
                 "f1": f"{dict(result.metrics).get('macro_f1', math.nan):.3f}",
@@ -169,7 +171,7 @@ def _groups(rungs: Sequence[Rung], examples: Sequence[ChangedExample]) -> list[d
 
 # --- accuracy against cost --------------------------------------------------------------------------
 
-MARGIN = {"left": 46, "right": 14, "top": 14, "bottom": 46}
+MARGIN = {"left": 54, "right": 14, "top": 14, "bottom": 46}
 CHARACTER = 6.9  # mean width of a label's character, in the units of its 13-unit type
 
 
