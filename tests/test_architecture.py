@@ -28,7 +28,7 @@ FLOORS = (
     ),
     (
         "workbench/salvage.py", "workbench/cost.py", "workbench/files.py", "workbench/progress.py",
-        "workbench/command.py",
+        "workbench/killable.py", "workbench/command.py",
     ),
     ("workbench/identity.py", "workbench/stats/"),
     ("workbench/types.py",),

@@ -5,8 +5,9 @@ import time
 import pytest
 
 from workbench.errors import UserError
+from workbench.killable import Killed
 from workbench.tasks.base import Grade
-from workbench.tasks.checker import Checker, Unchecked, shared_checker
+from workbench.tasks.checker import Checker, shared_checker
 from workbench.tasks.graders import grade_exact, grade_number, label_grader, regex_grader
 from workbench.types import Example
 
@@ -53,13 +54,13 @@ def test_a_hanging_check_is_killed_and_the_next_one_works(short_limit, text):
 def test_a_killed_check_leaves_no_process():
     checker = Checker(limit=0.5)
     assert checker.search("b", "abc") == "b"
-    worker = checker._process.pid
-    with pytest.raises(Unchecked):
+    worker = checker.worker._process.pid
+    with pytest.raises(Killed):
         checker.search("(a+)+$", "a" * 60 + "b")
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
     assert checker.search("b", "abc") == "b"
-    assert checker._process.pid != worker
+    assert checker.worker._process.pid != worker
     checker.close()
 
 
@@ -74,9 +75,9 @@ def test_one_worker_serves_many_calls_and_threads():
     for thread in threads:
         thread.join()
     assert sorted(map(int, found)) == list(range(20))
-    worker = checker._process.pid
+    worker = checker.worker._process.pid
     assert checker.search("\ud800?z", "z") == "z"  # a lone surrogate goes through the pipe
-    assert checker._process.pid == worker
+    assert checker.worker._process.pid == worker
     checker.close()
 
 

@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Sequence
 
 from workbench.errors import UserError
+from workbench.killable import Killed
 from workbench.tasks.base import Grade
-from workbench.tasks.checker import Unchecked, shared_checker
+from workbench.tasks.checker import shared_checker
 from workbench.tasks.numbers import MAX_LINE, MAX_MARKERS, find_expression, find_number, read_number
 from workbench.types import Example
 
@@ -35,7 +36,7 @@ def grade_number(text: str, example: Example) -> Grade:
         return NO_ANSWER
     try:
         spelling, correct = shared_checker().math(expression, example.target)
-    except Unchecked:
+    except Killed:
         return NO_ANSWER
     # An expression worth a plain number votes with those who wrote the number.
     spelling = None if spelling is None else read_number(spelling) or spelling
@@ -95,7 +96,7 @@ def regex_grader(pattern: str) -> Grader:
     def grade(text: str, example: Example) -> Grade:
         try:
             answer = shared_checker().search(pattern, text)
-        except Unchecked:
+        except Killed:
             return NO_ANSWER
         return grade_exact(answer or "", example)
 
