@@ -20,11 +20,14 @@ def main(config: Config) -> Result:
     with Session("pass_at_k", config.setup, config) as session:
         result = session.report(session.system(config.decode))
         metrics = dict(result.metrics)
-        print(f"{'k':>6} {'pass@k':>8} {'majority@k':>11}")
-        for name, value in metrics.items():
-            if name.startswith("pass@"):
-                k = name.removeprefix("pass@")
-                print(f"{k:>6} {value:>8.1%} {metrics[f'majority@{k}']:>11.1%}")
+        print(f"{'k':>6} {'pass@k':>8} {'95 % interval':>15} {'majority@k':>11} {'95 % interval':>15}")
+        for k in [name.removeprefix("pass@") for name in metrics if name.startswith("pass@") and "_" not in name]:
+            cells = [
+                f"{metrics[f'{curve}@{k}']:>{width}.1%} "
+                f"{100 * metrics[f'{curve}@{k}_low']:>7.1f} – {100 * metrics[f'{curve}@{k}_high']:<5.1f}"
+                for curve, width in (("pass", 8), ("majority", 11))
+            ]
+            print(f"{k:>6} {' '.join(cells)}")
         return result
 
 

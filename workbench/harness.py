@@ -235,7 +235,7 @@ def _metrics(
 def _curves(
     task: Task, examples: Sequence[Example], drawn: Mapping[str, Sequence[Completion]], n: int
 ) -> dict[str, float]:
-    """pass@k and majority@k for k = 1, 2, 4, … n, over the questions with all their n samples."""
+    """pass@k and majority@k with their intervals for k = 1, 2, 4, … n, over questions with all n samples."""
     right, votes, targets = [], [], []
     for example in examples:
         graded = [_graded(task, example, completion) for completion in drawn[example.id]]
@@ -254,10 +254,18 @@ def _curves(
         return {}
     ks = [2**i for i in range(n.bit_length()) if 2**i <= n]
     ks += [n] if ks[-1] != n else []
-    passes = pass_at_k(n, np.array(right)[:, None], np.array(ks)[None, :]).mean(0)
-    agreed = majority_curve(np.array(votes), np.array(targets), ks).mean(0)
-    curves = {f"pass@{k}": float(value) for k, value in zip(ks, passes, strict=True)}
-    return curves | {f"majority@{k}": float(value) for k, value in zip(ks, agreed, strict=True)}
+    passes_QK = pass_at_k(n, np.array(right)[:, None], np.array(ks)[None, :])
+    agreed_QK = majority_curve(np.array(votes), np.array(targets), ks)
+    metrics: dict[str, float] = {}
+    for name, scores_QK in (("pass", passes_QK), ("majority", agreed_QK)):
+        for k, scores in zip(ks, scores_QK.T, strict=True):
+            interval = bootstrap_interval(scores.tolist())
+            metrics |= {
+                f"{name}@{k}": float(scores.mean()),
+                f"{name}@{k}_low": interval.low,
+                f"{name}@{k}_high": interval.high,
+            }
+    return metrics
 
 
 def _against_one_sample(
