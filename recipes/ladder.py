@@ -3,10 +3,7 @@
 workbench ladder --task phrasebank --task-args path=DIR --questions 300 --rungs zero-shot few-shot-knn lora
 """
 
-import shlex
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from workbench.command import run_script
 from workbench.ladder import Config as LadderConfig
@@ -25,9 +22,8 @@ class Config:
 
 def main(config: Config) -> list[Rung]:
     """Climb; the same command goes on where an interrupted one stopped."""
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     with Session("ladder", config.setup, config) as session:
-        return climb(session, config.ladder, command)
+        return climb(session, config.ladder)
 
 
 if __name__ == "__main__":

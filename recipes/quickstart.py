@@ -1,9 +1,6 @@
 """The quickstart: the ladder of six rungs on the embedded model and task, with nothing to set."""
 
-import shlex
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from workbench.command import run_script
 from workbench.ladder import Config as LadderConfig
@@ -22,9 +19,8 @@ class Config:
 
 def main(config: Config) -> list[Rung]:
     """Climb the default rungs."""
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     with Session("quickstart", config.setup, config) as session:
-        return climb(session, config.ladder, command)
+        return climb(session, config.ladder)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The ladder: rungs fill slots and compose, what is done is not done again, and the estimate comes first."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def climbed(setup: Setup, *rungs: str, **changes: Any) -> list[Rung]:
     config = replace(CONFIG, rungs=rungs, **changes)
     with Session("ladder", setup, config) as session:
-        return climb(session, config, "workbench ladder")
+        return climb(session, config)
 
 
 UNTUNED = tuple(name for name, slots in RUNGS.items() if not slots.tuned and slots.exemplars != "balanced")
@@ -110,7 +111,10 @@ def test_the_estimate_comes_first_and_can_be_all(
     assert capsys.readouterr().out.startswith(printed.partition(":")[0]), "in the same run"
 
 
-def test_the_table_grows_and_ends_with_report_and_advice(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_grows_and_ends_with_report_and_advice(
+    setup: Setup, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/anywhere/bin/workbench", "ladder", "--name", "two words"])
     rungs = climbed(setup, "zero-shot", "few-shot-random", "majority-vote")
     lines = capsys.readouterr().out.splitlines()
     for line, rung in zip(lines[1:4], rungs, strict=True):
@@ -119,7 +123,7 @@ def test_the_table_grows_and_ends_with_report_and_advice(setup: Setup, capsys: p
     [report] = setup.runs.glob("ladder-*/report.html")
     assert f"Report: {report}" in lines
     page = report.read_text(encoding="utf-8")
-    assert "workbench ladder" in page and "majority-vote" in page
+    assert "workbench ladder --name" in page and "/anywhere" not in page and "majority-vote" in page
     assert rungs[2].one_sample is not None and rungs[0].one_sample is None
 
 

@@ -3,6 +3,7 @@
 Nested Configs bring their flags without a prefix, so that `workbench lora --rank 16` reads as one expects.
 """
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,6 +39,11 @@ def run_command(main: Callable[[Any], Any], config: type[Any], arguments: Sequen
         sys.stderr.close()
         return 1
     return 0
+
+
+def command_typed() -> str:
+    """The command line of this process, for reports."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def run_script(main: Callable[[Any], Any], config: type[Any], file: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
+from workbench.command import command_typed
 from workbench.compare import changed
 from workbench.cost import inference_flops, training_flops
 from workbench.errors import unknown_name
@@ -90,13 +91,12 @@ class Config:
                 raise unknown_name("rung", name, RUNGS)
 
 
-def climb(session: Session, config: Config, command: str) -> list[Rung]:
+def climb(session: Session, config: Config) -> list[Rung]:
     """Measure every rung, print the table as it grows, write `report.html`, and end with the advice.
 
     Args:
         session: task, engine, store and the ladder's run.
         config: rungs and methods.
-        command: what to type to get this ladder again, for the report.
 
     Raises:
         UserError: a rung's method cannot work here.
@@ -126,7 +126,7 @@ def climb(session: Session, config: Config, command: str) -> list[Rung]:
         looks=looks,
         examples=_changed_examples(session, rungs),
         model=session.setup.model,
-        command=command,
+        command=command_typed(),
         versions=session.run.info["packages"],
     )
     print(f"Report: {report}\n")
