@@ -36,7 +36,7 @@ FLOORS = (
 )  # fmt: skip
 
 LONGEST = 320
-LONGER = {"workbench/types.py": 400}  # the vocabulary, which is read as a whole and is mostly docstrings
+LONGER = {"workbench/types.py": 420}  # the vocabulary, which is read as a whole and is mostly docstrings
 
 HEAVY = (
     "torch", "transformers", "trl", "peft", "datasets", "vllm", "gradio", "scipy", "matplotlib", "pandas",

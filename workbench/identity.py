@@ -42,8 +42,11 @@ from workbench.types import (
 )
 
 
-def to_json(value: Any) -> Any:
+def to_json(value: Any, *, defaults: bool = True) -> Any:
     """A dataclass of this module (or a container of them) as JSON data; each object names its type.
+
+    Without `defaults`, fields that have their default are left out: the form that hashes and the store's keys
+    are made of, so that a field which a later version adds leaves what is stored where it is.
 
     Raises:
         UserError: a float is NaN or infinite: JSON has no such number.
@@ -51,12 +54,14 @@ def to_json(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         out: dict[str, Any] = {"type": type(value).__name__}
         for f in fields(value):
-            out[f.name] = to_json(getattr(value, f.name))
+            item = getattr(value, f.name)
+            if defaults or item != f.default:
+                out[f.name] = to_json(item, defaults=defaults)
         return out
     if isinstance(value, (tuple, list)):
-        return [to_json(item) for item in value]
+        return [to_json(item, defaults=defaults) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
+        return {str(key): to_json(item, defaults=defaults) for key, item in value.items()}
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, float) and not math.isfinite(value):
@@ -109,12 +114,12 @@ _ENUM_FIELDS: dict[tuple[str, str], type[StrEnum]] = {
 
 def short_hash(value: Any) -> str:
     """16 hexadecimal digits of the SHA-256 of a value's canonical JSON."""
-    return text_hash(json.dumps(to_json(value), sort_keys=True, ensure_ascii=False))
+    return text_hash(json.dumps(to_json(value, defaults=False), sort_keys=True, ensure_ascii=False))
 
 
 def model_identity(model: Model) -> dict[str, Any]:
     """What tells one model from another: names for what is fetched by name, content for local folders."""
-    identity: dict[str, Any] = to_json(model)
+    identity: dict[str, Any] = to_json(model, defaults=False)
     if Path(model.base).is_dir():
         identity["base"] = folder_hash(model.base)
     if model.adapter is not None:
@@ -124,7 +129,7 @@ def model_identity(model: Model) -> dict[str, Any]:
 
 def system_hash(system: System) -> str:
     """The System's name everywhere. Equal content gives an equal hash, wherever its folders lie."""
-    content = to_json(system)
+    content = to_json(system, defaults=False)
     content["model"] = model_identity(system.model)
     return short_hash(content)
 

@@ -79,23 +79,36 @@ class Selection(StrEnum):
     FIXED = "fixed"  # the pool itself, in its order, for every question
     BM25 = "bm25"  # the k nearest of the pool by BM25 over words
     EMBEDDING = "embedding"  # the k nearest by cosine of the model's own mean-pooled last hidden states
+    SENTENCE = "sentence-transformer"  # the k nearest by cosine of a sentence-transformers model's vectors
 
 
 class Order(StrEnum):
-    """The order of nearest-neighbour exemplars in the prompt."""
+    """The order of the exemplars in the prompt. Fixed exemplars stand as in their pool unless it is `seeded`."""
 
     NEAREST_FIRST = "nearest-first"  # KATE's default: the nearest is leftmost
     NEAREST_LAST = "nearest-last"
+    SEEDED = "seeded"  # shuffled by `Shots.order_seed`
 
 
 @dataclass(frozen=True)
 class Shots:
-    """The exemplars of a few-shot prompt. The pool travels with the System, so that a System is complete."""
+    """The exemplars of a few-shot prompt. The pool travels with the System, so that a System is complete.
+
+    Attributes:
+        pool: practice examples.
+        k: exemplars a question.
+        selection: which of the pool a question gets.
+        order: how they stand in the prompt.
+        order_seed: which shuffle, where the order is `seeded`.
+        encoder: the sentence-transformers model of the selection `sentence-transformer`: a folder or a Hub id.
+    """
 
     pool: tuple[Example, ...]
     k: int
     selection: Selection = Selection.FIXED
     order: Order = Order.NEAREST_FIRST
+    order_seed: int = 0
+    encoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +126,7 @@ class Prompt:
             as they are, for base models and exact comparisons.
         file_hash: hash of the file's bytes.
         shots: the exemplars, or None for zero-shot.
+        defaults: values of the variables that an example need not bring, as (name, value) pairs.
     """
 
     name: str
@@ -123,6 +137,7 @@ class Prompt:
     style: str = "chat"
     file_hash: str = ""
     shots: Shots | None = None
+    defaults: tuple[tuple[str, str], ...] = ()
 
 
 # --- the decode slot --------------------------------------------------------------------------------
@@ -208,15 +223,21 @@ class Majority(Sample):
     n: int = 16
 
 
+CONTENT_FREE = ("N/A", "[MASK]", "")  # the inputs that Zhao et al. average over
+
+
 @dataclass(frozen=True)
 class LabelLikelihood:
     """Classification: the label whose text is most likely after the prompt; nothing is generated.
 
     Attributes:
         normalize: divide each label's log-probability by its number of tokens.
+        content_free: contextual calibration (Zhao et al. 2021, arXiv 2102.09690): label probabilities are
+            divided by their mean over these inputs in the question's place; none is no calibration.
     """
 
     normalize: bool = False
+    content_free: tuple[str, ...] = ()
 
 
 Decode = Greedy | Sample | Majority | LabelLikelihood

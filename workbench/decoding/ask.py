@@ -73,7 +73,7 @@ def stream_key(system: System, engine_version: str, labels: Sequence[str]) -> di
     if isinstance(decode, LabelLikelihood):
         how: dict[str, Any] = {"labels": list(labels)}
     else:
-        how = to_json(replace(decode.sampling(), stop=system.prompt.stop))
+        how = to_json(replace(decode.sampling(), stop=system.prompt.stop), defaults=False)
     prompt = {"name": system.prompt.name, "hash": short_hash(system.prompt)}
     return {"model": model_identity(system.model), "prompt": prompt, "how": how, "engine": engine_version}
 

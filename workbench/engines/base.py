@@ -30,6 +30,13 @@ class Engine(Protocol):
     def shape(self) -> ModelShape | None:
         """The model's size, for counting FLOPs; None where it cannot be known."""
 
+    @property
+    def context(self) -> int | None:
+        """Tokens that a prompt and its answer may have together; None where it cannot be known."""
+
+    def count_tokens(self, requests: Sequence[Request]) -> list[int]:
+        """Tokens of each request's prompt, as the model reads it."""
+
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Batch]:
         """Draw every index of every request. A failed request yields a completion that finished with `error`.
 

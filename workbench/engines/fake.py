@@ -50,12 +50,17 @@ class FakeEngine:
     """
 
     version = "fake 1"
+    context: int | None = None  # as long as you like; a test may set it
     shape = ModelShape(parameters=1_000_000, layers=2, hidden=64, heads=4, kv_heads=4, head_dim=16)
 
     def __init__(self, model: Model, script: Callable[[Request, int], str] | None = None) -> None:
         self._name = f"{model.base}|{model.adapter}"
         self._accuracy = _accuracy(model.base)
         self._script = script
+
+    def count_tokens(self, requests: Sequence[Request]) -> list[int]:
+        """Words of each request's prompt."""
+        return [len(_prompt(request).split()) for request in requests]
 
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Batch]:
         """Draw every index of every request; a batch is one request. A token is a word."""

@@ -75,7 +75,7 @@ class HfEngine:
         config = self.weights.config.get_text_config()
         # Within its window, attention over a sliding window or over chunks is plain attention.
         limits = ("max_position_embeddings", "sliding_window", "attention_chunk_size")
-        self.context = min(getattr(config, name, None) or 10**9 for name in limits)
+        self._context = min(getattr(config, name, None) or 10**9 for name in limits)
         self._shape = shape_of(self.weights)
         self._version = (
             f"hf transformers-{transformers.__version__} torch-{torch.__version__} {dtype} {self.device}"
@@ -93,6 +93,15 @@ class HfEngine:
     def shape(self) -> ModelShape:
         """The model's size."""
         return self._shape
+
+    @property
+    def context(self) -> int:
+        """Positions that the model has; those of a sliding window where it has one."""
+        return self._context
+
+    def count_tokens(self, requests: Sequence[Request]) -> list[int]:
+        """Tokens of each request's prompt, the chat template's among them."""
+        return [len(self.encoder.encode(request)) for request in requests]
 
     def close(self) -> None:
         """Let the weights go."""
