@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workbench.command import run_script
+from workbench.command import Flat, run_script
 from workbench.errors import UserError
 from workbench.files import read_json
 from workbench.identity import from_json
@@ -24,7 +24,7 @@ class Config:
 
     run: str | None = None
     system: Path | None = None
-    setup: Setup = field(default_factory=Setup)
+    setup: Flat[Setup] = field(default_factory=Setup)
 
 
 def main(config: Config) -> Result:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from workbench.command import run_script
+from workbench.command import Flat, run_script
 from workbench.methods.few_shot import Config as FewShotConfig
 from workbench.methods.few_shot import adapt
 from workbench.session import Session, Setup
@@ -13,8 +13,8 @@ from workbench.types import Result
 class Config:
     """What to measure, and which exemplars."""
 
-    setup: Setup = field(default_factory=Setup)
-    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
+    setup: Flat[Setup] = field(default_factory=Setup)
+    few_shot: Flat[FewShotConfig] = field(default_factory=FewShotConfig)
 
 
 def main(config: Config) -> Result:

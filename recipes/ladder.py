@@ -5,7 +5,7 @@ workbench ladder --task phrasebank --task-args path=DIR --questions 300 --rungs 
 
 from dataclasses import dataclass, field
 
-from workbench.command import run_script
+from workbench.command import Flat, run_script
 from workbench.ladder import Config as LadderConfig
 from workbench.ladder import climb
 from workbench.report import Rung
@@ -16,8 +16,8 @@ from workbench.session import Session, Setup
 class Config:
     """The task and the model, the rungs, and the methods' settings."""
 
-    setup: Setup = field(default_factory=Setup)
-    ladder: LadderConfig = field(default_factory=LadderConfig)
+    setup: Flat[Setup] = field(default_factory=Setup)
+    ladder: Flat[LadderConfig] = field(default_factory=LadderConfig)
 
 
 def main(config: Config) -> list[Rung]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from workbench.command import run_script
+from workbench.command import Flat, run_script
 from workbench.methods.lora import Config as LoraConfig
 from workbench.methods.lora import adapt
 from workbench.session import Session, Setup
@@ -14,8 +14,8 @@ from workbench.types import Result
 class Config:
     """What to tune on and measure, and how."""
 
-    setup: Setup = field(default_factory=Setup)
-    lora: LoraConfig = field(default_factory=LoraConfig)
+    setup: Flat[Setup] = field(default_factory=Setup)
+    lora: Flat[LoraConfig] = field(default_factory=LoraConfig)
 
 
 def main(config: Config) -> Result:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from workbench.command import run_script
+from workbench.command import Flat, run_script
 from workbench.session import Session, Setup
 from workbench.types import Majority, Result
 
@@ -11,8 +11,8 @@ from workbench.types import Majority, Result
 class Config:
     """What to measure, and how samples are drawn."""
 
-    setup: Setup = field(default_factory=Setup)
-    decode: Majority = field(default_factory=Majority)
+    setup: Flat[Setup] = field(default_factory=Setup)
+    decode: Flat[Majority] = field(default_factory=Majority)
 
 
 def main(config: Config) -> Result:

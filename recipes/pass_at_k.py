@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from workbench.command import run_script
+from workbench.command import Flat, run_script
 from workbench.session import Session, Setup
 from workbench.types import Result, Sample
 
@@ -11,8 +11,8 @@ from workbench.types import Result, Sample
 class Config:
     """What to measure, and how samples are drawn."""
 
-    setup: Setup = field(default_factory=Setup)
-    decode: Sample = field(default_factory=lambda: Sample(n=16))
+    setup: Flat[Setup] = field(default_factory=Setup)
+    decode: Flat[Sample] = field(default_factory=lambda: Sample(n=16))
 
 
 def main(config: Config) -> Result:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from workbench.command import run_script
+from workbench.command import Flat, run_script
 from workbench.ladder import Config as LadderConfig
 from workbench.ladder import climb
 from workbench.report import Rung
@@ -13,8 +13,8 @@ from workbench.session import Session, Setup
 class Config:
     """The ladder's settings, all with a default that takes about ten minutes on two CPU cores."""
 
-    setup: Setup = field(default_factory=lambda: Setup(questions=120))
-    ladder: LadderConfig = field(default_factory=LadderConfig)
+    setup: Flat[Setup] = field(default_factory=lambda: Setup(questions=120))
+    ladder: Flat[LadderConfig] = field(default_factory=LadderConfig)
 
 
 def main(config: Config) -> list[Rung]:

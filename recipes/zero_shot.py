@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from workbench.command import run_script
+from workbench.command import Flat, run_script
 from workbench.session import Session, Setup
 from workbench.types import Result
 
@@ -11,7 +11,7 @@ from workbench.types import Result
 class Config:
     """What to measure."""
 
-    setup: Setup = field(default_factory=Setup)
+    setup: Flat[Setup] = field(default_factory=Setup)
 
 
 def main(config: Config) -> Result:

@@ -1,15 +1,22 @@
 """From a Config dataclass to a command line (tyro): the flags, their types and their help are the Config's own.
 
-Nested Configs bring their flags without a prefix, so that `workbench lora --rank 16` reads as one expects.
+A nested Config that is `Flat` brings its flags without a prefix, so that `workbench lora --rank 16` reads as
+one expects. Where two would bring the same flag, all but one keep their field's name: `--prompt-tuning.tokens`.
 """
 
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from tyro.conf import arg
 
 from workbench.errors import UserError
+
+T = TypeVar("T")
+Flat = Annotated[T, arg(name="")]
+"""`lora: Flat[LoraConfig]`: a nested Config whose flags have no prefix."""
 
 
 def run_command(main: Callable[[Any], Any], config: type[Any], arguments: Sequence[str], name: str) -> int:
@@ -26,7 +33,7 @@ def run_command(main: Callable[[Any], Any], config: type[Any], arguments: Sequen
             prog=name,
             args=list(arguments),
             description=_summary(config),
-            config=(tyro.conf.OmitArgPrefixes,),
+            config=(tyro.conf.EnumChoicesFromValues,),
         )
         main(parsed)
     except UserError as error:

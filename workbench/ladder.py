@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from workbench.command import command_typed
+from workbench.command import Flat, command_typed
 from workbench.compare import changed
 from workbench.cost import inference_flops, training_flops
 from workbench.errors import unknown_name
@@ -81,9 +81,9 @@ class Config:
 
     rungs: tuple[str, ...] = ()
     estimate_only: bool = False
-    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    vote: Majority = field(default_factory=Majority)
+    few_shot: Flat[FewShotConfig] = field(default_factory=FewShotConfig)
+    lora: Flat[LoraConfig] = field(default_factory=LoraConfig)
+    vote: Flat[Majority] = field(default_factory=Majority)
 
     def __post_init__(self) -> None:
         for name in self.rungs:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from workbench.command import Flat
 from workbench.engines import EngineConfig, open_engine
 from workbench.engines.base import Engine
 from workbench.errors import UserError
@@ -53,7 +54,7 @@ class Setup:
     prompt: str | None = None
     questions: int | None = None
     split: str = "test"
-    engine: EngineConfig = field(default_factory=EngineConfig)
+    engine: Flat[EngineConfig] = field(default_factory=EngineConfig)
     runs: Path = Path("runs")
     name: str | None = None
     overwrite: bool = False

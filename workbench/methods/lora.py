@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass, field
 from typing import Literal
 
+from workbench.command import Flat
 from workbench.errors import UserError, check_range
 from workbench.files import read_json, write_json
 from workbench.models import load_tokenizer, load_weights
@@ -42,7 +43,7 @@ class Config:
     rank: int = 8
     alpha: float | None = None
     targets: Literal["all-linear", "attention", "mlp", "qv"] = "all-linear"
-    training: Training = field(default_factory=Training)
+    training: Flat[Training] = field(default_factory=Training)
 
     def __post_init__(self) -> None:
         check_range("rank", self.rank, 1, 4096)
