@@ -26,7 +26,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/version" and self.server.is_vllm:
             self.reply(200, {"version": "0.32.0"})
         elif self.path == "/v1/models" and self.authorized():
-            cards = [{"id": name, "root": f"/models/{name}"} for name in self.server.names]
+            cards = [
+                {"id": name, "root": f"/models/{name}", "max_model_len": self.server.context}
+                for name in self.server.names
+            ]
             self.reply(200, {"object": "list", "data": cards})
         else:
             self.reply(404, {"detail": "Not Found"})
@@ -69,6 +72,7 @@ class StubServer(ThreadingHTTPServer):
         self.names = names
         self.key = key
         self.is_vllm = True
+        self.context: int | None = 2048
         self.faults: list[Fault] = []
         self.always: Fault | None = None  # once `faults` are used up
         self.calls: list[tuple[float, str, dict[str, Any]]] = []  # (time, path, body) of every POST

@@ -403,6 +403,41 @@ def test_bad_options_are_refused_by_name(options: dict[str, Any], words: str) ->
     assert "pass@" not in str(caught.value)
 
 
+def test_the_context_is_the_smallest_that_a_server_tells(server: StubServer) -> None:
+    other = StubServer()
+    other.context = 512
+    assert engine_for(server, other).context == 512
+    other.context = None
+    assert engine_for(server, other).context == 2048
+    server.context = None
+    assert engine_for(server, other).context is None
+    other.die()
+    assert engine_for(server, other).context is None, "an endpoint that does not answer is passed over"
+    with pytest.raises(UserError, match="There is no model"):
+        VllmEngine(Model("another"), [server.url]).context  # noqa: B018
+
+
+# --- counting ---------------------------------------------------------------------------------------
+
+
+def test_tokens_are_counted_in_the_order_of_the_requests(server: StubServer) -> None:
+    texts = ["x" * length for length in (5, 1, 40, 0, 7)]
+    requests = [ask(text=text, style=style) for text in texts for style in ("chat", "text")]
+    assert engine_for(server, concurrency=3).count_tokens(requests) == [5, 5, 1, 1, 40, 40, 0, 0, 7, 7]
+    assert {path for _, path, _ in server.calls} == {"/tokenize"}
+    assert all(("messages" in body) != ("prompt" in body) for body in server.bodies)
+    assert engine_for(server).count_tokens([]) == []
+
+
+def test_what_cannot_be_counted_is_0_and_the_others_are_counted(server: StubServer) -> None:
+    server.faults = [status(400, "no chat template"), garbage({"tokens": None})]
+    requests = [ask(), ask(), ask(text="<|im_end|>")]
+    assert engine_for(server, concurrency=1).count_tokens(requests) == [0, 0, 10]
+    server.die()
+    with pytest.raises(UserError, match="does not answer"):
+        engine_for(server).count_tokens(requests)
+
+
 # --- scores -----------------------------------------------------------------------------------------
 
 

@@ -93,6 +93,17 @@ def test_version_names_the_software(engine: VllmEngine) -> None:
     assert engine.version.startswith("vllm 0.")
 
 
+def test_the_context_is_that_of_the_server(engine: VllmEngine) -> None:
+    assert engine.context == 2048
+
+
+def test_tokens_are_counted_as_they_are_read(engine: VllmEngine) -> None:
+    requests = [ask("What is the capital of France?"), ask("The capital of France is", style="text")]
+    drawn = [draw(engine, request, Sampling(temperature=0, max_tokens=1))[0] for request in requests]
+    assert engine.count_tokens(requests) == [completion.prompt_tokens for completion in drawn]
+    assert engine.count_tokens([ask("<|im_end|>"), requests[1]])[1] == 5
+
+
 def test_an_unknown_served_name_is_refused_with_those_that_exist(url: str) -> None:
     with pytest.raises(UserError, match=rf"Did you mean '{NAME}'\? There are: {NAME}"):
         VllmEngine(Model("smollm2-135m"), [url]).version  # noqa: B018

@@ -6,7 +6,6 @@ a finished completion becomes a completion that finished with `error`: never an 
 """
 
 import itertools
-import math
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.cost import ModelShape
+from workbench.engines.answers import read_samples, read_scores
 from workbench.engines.base import Batch, sample_seed
 from workbench.engines.client import ServerError, Servers
 from workbench.errors import UserError, check_range, unknown_name
@@ -25,8 +25,6 @@ from workbench.types import Completion, Finish, Model, Request, Sampling
 
 MAX_N = 32
 """Samples in one HTTP request: what is lost when it fails."""
-
-FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
 
 CONTROL = re.compile(r"<[|｜][^<>]*[|｜]>|</?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[/?INST\]")
 """What the usual chat templates part turns with. A server reads it as control tokens wherever it stands."""
@@ -81,7 +79,26 @@ class VllmEngine:
         Raises:
             UserError: no endpoint answers, or one does not serve the model.
         """
-        versions: set[str] = set()
+        # The root is the folder or Hub id behind the name: two models served under one name differ in it.
+        versions = {
+            f"{self._software(url)}, {card.get('root') or self._name}" for url, card in self._cards.items()
+        }
+        return " + ".join(sorted(versions))
+
+    @cached_property
+    def context(self) -> int | None:
+        """Tokens that a prompt and its answer may have together, the smallest of the endpoints'; None if untold.
+
+        Raises:
+            UserError: as `version`.
+        """
+        told = [card.get("max_model_len") for card in self._cards.values()]
+        return min((length for length in told if isinstance(length, int) and length > 0), default=None)
+
+    @cached_property
+    def _cards(self) -> dict[str, dict[str, Any]]:
+        """What each endpoint that answers tells about the model."""
+        found: dict[str, dict[str, Any]] = {}
         failures = []
         for url in self._servers.urls:
             try:
@@ -92,11 +109,22 @@ class VllmEngine:
             cards = {str(card.get("id")): card for card in models if isinstance(card, dict)}
             if self._name not in cards:
                 raise unknown_name(f"model at {url}", self._name, cards)
-            # The root is the folder or Hub id behind the name: two models served under one name differ in it.
-            versions.add(f"{self._software(url)}, {cards[self._name].get('root') or self._name}")
-        if not versions:
+            found[url] = cards[self._name]
+        if not found:
             raise UserError(f"No server answers. {'; '.join(failures)}. Is it started, and is it loaded?")
-        return " + ".join(sorted(versions))
+        return found
+
+    def count_tokens(self, requests: Sequence[Request]) -> list[int]:
+        """Tokens of each request's prompt, the chat template's among them, as the server counts them.
+
+        0 where it cannot tell, as for a chat without a template: the request itself then says what is wrong.
+
+        Raises:
+            UserError: the key is refused, or no endpoint can be reached any more.
+        """
+        jobs = (partial(self._count, place, request) for place, request in enumerate(requests))
+        counts = dict(self._servers.stream(jobs, self._concurrency))
+        return [counts[place] for place in range(len(requests))]
 
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Batch]:
         """Draw every index of every request; a batch is one HTTP request's completions.
@@ -141,6 +169,13 @@ class VllmEngine:
         except (ServerError, KeyError):
             return "openai-compatible"
 
+    async def _count(self, place: int, request: Request, client: httpx.AsyncClient) -> tuple[int, int]:
+        # Text that would not be sent to be answered, because it looks like control tokens, may be counted.
+        try:
+            return place, len(await self._tokenize(client, _said(request)))
+        except ServerError:
+            return place, 0
+
     async def _draw(self, request: Request, run: range, sampling: Sampling, client: httpx.AsyncClient) -> Batch:
         body = {
             "model": self._name,
@@ -157,13 +192,13 @@ class VllmEngine:
         }
         try:
             _check_no_control(message.content for message in request.messages)
+            body |= _said(request)
             if request.style == "chat":
-                path, body = "/v1/chat/completions", body | _conversation(request)
-                body |= {"logprobs": True, "top_logprobs": 0}
+                path, body = "/v1/chat/completions", body | {"logprobs": True, "top_logprobs": 0}
             else:
-                path, body = "/v1/completions", body | {"prompt": _text(request), "logprobs": 0}
+                path, body = "/v1/completions", body | {"logprobs": 0}
             answer, seconds = await self._servers.post(client, path, body)
-            completions = _read_samples(answer, run, seconds)
+            completions = read_samples(answer, run, seconds)
         except ServerError as error:
             completions = self._failed(error, dict.fromkeys(run, ""))
         return [(request.id, completion) for completion in completions]
@@ -171,14 +206,13 @@ class VllmEngine:
     async def _score(self, request: Request, texts: tuple[str, ...], client: httpx.AsyncClient) -> Batch:
         try:
             _check_no_control([*(message.content for message in request.messages), *texts])
-            what = _conversation(request) if request.style == "chat" else {"prompt": _text(request)}
-            prompt = await self._tokenize(client, what)
+            prompt = await self._tokenize(client, _said(request))
             owns = [await self._own_tokens(client, request, prompt, text) for text in texts]
             # echo with max_tokens=0 gives the log-probabilities of the prompt itself and draws nothing.
             body: dict[str, Any] = {"model": self._name, "prompt": [prompt + own for own in owns]}
             body |= {"max_tokens": 0, "echo": True, "logprobs": 0}
             answer, seconds = await self._servers.post(client, "/v1/completions", body)
-            scores = _read_scores(answer, len(prompt), owns)
+            scores = read_scores(answer, len(prompt), owns)
             completions = [
                 Completion(i, text, len(prompt), len(own), score, seconds / len(texts), Finish.SCORED)
                 for i, (text, own, score) in enumerate(zip(texts, owns, scores, strict=True))
@@ -240,74 +274,10 @@ def _text(request: Request) -> str:
     return "".join(message.content for message in request.messages)
 
 
-def _conversation(request: Request) -> dict[str, Any]:
+def _said(request: Request) -> dict[str, Any]:
+    """The prompt as a server takes it: a conversation, or plain text."""
+    if request.style != "chat":
+        return {"prompt": _text(request)}
     messages = [{"role": message.role, "content": message.content} for message in request.messages]
     begun = request.messages[-1].role == "assistant"  # the start of the answer, which the model goes on with
     return {"messages": messages, "add_generation_prompt": not begun, "continue_final_message": begun}
-
-
-def _read_samples(answer: dict[str, Any], run: range, seconds: float) -> list[Completion]:
-    """One completion for every index of the run, with `error` where its choice is missing or unfinished.
-
-    Raises:
-        ServerError: the answer is not of the form that the OpenAI API describes.
-    """
-    try:
-        choices = {choice["index"]: choice for choice in answer["choices"]}
-        usage = answer["usage"]
-        share = usage["completion_tokens"] // len(run)  # for a server that gives no log-probabilities
-        return [
-            _read_sample(index, choices.get(place), usage["prompt_tokens"], share, seconds / len(run))
-            for place, index in enumerate(run)
-        ]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ServerError(f"The answer lacks what it must have ({error!r}): {str(answer)[:200]}") from None
-
-
-def _read_sample(
-    index: int, choice: dict[str, Any] | None, prompt_tokens: int, share: int, seconds: float
-) -> Completion:
-    if choice is None:
-        error = "The server gave fewer samples than were asked for."
-        return Completion(index, "", finish=Finish.ERROR, error=error)
-    text = choice["message"]["content"] if "message" in choice else choice["text"]
-    reason = choice["finish_reason"]
-    if reason not in FINISHES or not isinstance(text, str):
-        error = f"The sample ended with {reason!r} and {'text' if isinstance(text, str) else 'no text'}."
-        return Completion(index, "", finish=Finish.ERROR, error=error)
-    told = choice.get("logprobs") or {}
-    chat = told.get("content") or ()
-    # One per token, the end-of-turn token among them: `usage` has only the sum over the samples.
-    scores = [token["logprob"] for token in chat] or told.get("token_logprobs") or []
-    return Completion(
-        index=index,
-        text=text,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=len(scores) or share,
-        logprob=_finite_sum(scores) if scores else None,
-        seconds=seconds,
-        finish=FINISHES[reason],
-    )
-
-
-def _read_scores(answer: dict[str, Any], prompt_tokens: int, owns: Sequence[list[int]]) -> list[float]:
-    """The sum of each continuation's token log-probabilities, behind those of the prompt.
-
-    Raises:
-        ServerError: a log-probability is missing: an empty prompt, or a server that does not echo.
-    """
-    try:
-        told = {choice["index"]: choice["logprobs"]["token_logprobs"] for choice in answer["choices"]}
-        lengths = [len(told[place]) - prompt_tokens for place in range(len(owns))]
-        if lengths != [len(own) for own in owns]:
-            raise ValueError("not one for each token of the prompt and the continuation")
-        return [_finite_sum(told[place][prompt_tokens:]) for place in range(len(owns))]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ServerError(f"The answer lacks log-probabilities ({error!r}): {str(answer)[:200]}") from None
-
-
-def _finite_sum(scores: Sequence[float]) -> float:
-    total = math.fsum(scores)
-    if not math.isfinite(total):
-        raise ValueError(f"a sum of log-probabilities is {total}")
-    return total
