@@ -19,6 +19,7 @@ EXEMPLARS = (
 )
 GOOD = {
     "name": "mine",
+    "purpose": "test",
     "for": "a test",
     "source": "written for this test",
     "style": "chat",

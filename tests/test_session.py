@@ -82,7 +82,7 @@ def test_how_a_run_works_is_not_what_it_computes(setup: Setup) -> None:
 def test_a_changed_prompt_file_is_another_run(setup: Setup, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     text = (
-        "name: mine\nfor: a test\nsource: this test\nstyle: chat\nvariables: [input]\n"
+        "name: mine\npurpose: test\nfor: a test\nsource: this test\nstyle: chat\nvariables: [input]\n"
         'messages: [{role: user, content: "{{ input }}"}]\n'
     )
     file.write_text(text)

@@ -2,59 +2,60 @@
 
 A prompt is one YAML file in `prompts/` (or anywhere, given by its path):
 
-    name: arithmetic                   # the file's name without .yaml
+    name: extract                      # the file's name without .yaml
+    purpose: extract                   # one word: prompts of one purpose may stand in for each other
     for: what the prompt is for
     source: where it comes from
     style: chat                        # or text: contents are joined as they are, for base models
-    variables: [input]                 # what `messages` may use
+    variables: [input, fields]         # what `messages` may use
+    defaults: {fields: "name, date"}   # optional: values that an example need not bring
     messages:                          # the conversation that asks the question
-      - {role: user, content: "{{ input }}"}
+      - {role: user, content: "{{ input }} Fields: {{ fields }}"}
     shot:                              # optional: one exemplar of a few-shot prompt
-      - {role: user, content: "{{ input }}"}
+      - {role: user, content: "{{ input }} Fields: {{ fields }}"}
       - {role: assistant, content: "{{ target }}"}
     stop: ["\\n"]                       # optional: strings that end the answer
 
-A shot may use `input`, `target`, `rationale` and the declared variables; `messages` never see the target or
-the rationale. The shot's last message is how an answer looks: exemplars show it, and tuning learns it.
+`messages` use `input`, the question; they never see the target or the rationale. A shot may use `input`,
+`target`, `rationale` and the declared variables. The shot's last message is how an answer looks: exemplars
+show it, and tuning learns it. A variable's value is the example's own, else the default, which `--prompt-args`
+changes.
 
-Contents are Jinja templates cut down to text, variables, `if`, comparisons and four filters. Without loops,
-calls, attributes and arithmetic a template cannot run for long, grow without bound or reach into Python; a
-prompt needs none of them. Values are data: braces or control tokens inside a question are never rendered.
-One trailing newline of a content is dropped, because a YAML block (`|`) always ends in one; every other
-white space stays.
+Contents are Jinja templates cut down to text, variables, `if`, comparisons and four filters; `prompt_files.py`
+says why. Values are data: braces or control tokens inside a question are never rendered. One trailing newline
+of a content or of a default is dropped, because a YAML block (`|`) always ends in one; every other white space
+stays.
 
 In the style `text`, whoever scores labels puts a space before each label when the prompt does not end in
 white space ("Sentiment:" + " positive"); in the style `chat` a label is scored bare.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import yaml
-from jinja2 import StrictUndefined, Template, TemplateError, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateError
 
 from workbench.errors import UserError, unknown_name
-from workbench.types import Example, Message, Prompt, text_hash
+from workbench.files import write_atomic
+from workbench.prompt_files import (
+    MAX_FILE_BYTES,
+    compile_template,
+    file_fields,
+    literal,
+    parse_prompt,
+    prompt_bytes,
+    text_field,
+    word_field,
+)
+from workbench.types import Example, Message, Prompt
+
+__all__ = [
+    "describe", "literal", "load_prompt", "prompt_names", "prompts_of", "purpose_of", "render", "render_answer",
+    "render_shot", "with_values", "write_prompt",
+]  # fmt: skip
 
 FOLDER = Path(__file__).parent.parent / "prompts"
-REQUIRED = ("name", "for", "source", "style", "variables", "messages")
-OPTIONAL = ("shot", "stop")
-ROLES = ("system", "user", "assistant")
-STYLES = ("chat", "text")
-SHOT_VARIABLES = ("input", "target", "rationale")
-FILTERS = ("trim", "lower", "upper", "capitalize")
-MAX_FILE_BYTES = 1_000_000
-
-_ALLOWED_NODES = (
-    nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.If, nodes.CondExpr,
-    nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Concat, nodes.Filter,
-)  # fmt: skip
-# keep_trailing_newline: what a message ends in is decided when its file is read, not by Jinja.
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-_ENVIRONMENT.globals.clear()
 
 
 def prompt_names() -> list[str]:
@@ -62,11 +63,22 @@ def prompt_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+def prompts_of(purpose: str) -> list[str]:
+    """Names of the prompts that ship and ask for the same thing."""
+    return [name for name in prompt_names() if purpose_of(name) == purpose]
+
+
+def purpose_of(name_or_path: str) -> str:
+    """A prompt's purpose: prompts of one purpose may stand in for each other."""
+    path = _path(name_or_path)
+    return word_field(path, file_fields(path, _bytes(path)), "purpose")
+
+
 def describe(name_or_path: str) -> str:
     """What a prompt is for and where it comes from, in one line."""
     path = _path(name_or_path)
-    fields = _read(path)
-    return f"{_text(path, fields, 'for')} Source: {_text(path, fields, 'source')}"
+    fields = file_fields(path, _bytes(path))
+    return f"{text_field(path, fields, 'for')} Source: {text_field(path, fields, 'source')}"
 
 
 def load_prompt(name_or_path: str) -> Prompt:
@@ -76,28 +88,47 @@ def load_prompt(name_or_path: str) -> Prompt:
         UserError: the prompt does not exist, or its file is at fault; the message names file and field.
     """
     path = _path(name_or_path)
-    fields = _read(path)
-    name, _, _, style = (_text(path, fields, key) for key in ("name", "for", "source", "style"))
-    if name != path.stem:
-        raise _fault(path, "name", f"is {name!r}, but the file is called {path.name}")
-    if style not in STYLES:
-        raise _fault(path, "style", f"is {style!r}; it must be one of: {', '.join(STYLES)}")
-    variables = _texts(path, fields, "variables")
-    for variable in variables:
-        if not variable.isidentifier() or variable in SHOT_VARIABLES[1:]:
-            raise _fault(path, "variables", f"has {variable!r}, which cannot be a variable of a question")
-    messages = _messages(path, fields, "messages", variables)
-    if not messages:
-        raise _fault(path, "messages", "is empty")
-    return Prompt(
-        name=name,
-        messages=messages,
-        shot=_messages(path, fields, "shot", (*variables, *SHOT_VARIABLES)),
-        variables=variables,
-        stop=_texts(path, fields, "stop"),
-        style=style,
-        file_hash=text_hash(path.read_bytes().decode("utf-8")),
-    )
+    return parse_prompt(path, _bytes(path))
+
+
+def write_prompt(path: str | Path, prompt: Prompt, *, purpose: str, what_for: str, source: str) -> Prompt:
+    """Write a prompt as a file that `load_prompt` reads back equal, but for its hash; a file there is replaced.
+
+    Args:
+        path: where to; its name is the prompt's name with `.yaml`.
+        prompt: without exemplars, which belong to a System and not to a prompt's file.
+        purpose, what_for, source: as in the file.
+
+    Returns:
+        The prompt as it is loaded from the file.
+
+    Raises:
+        UserError: the prompt cannot be a file, or the file cannot be written; what was there is as it was.
+    """
+    path = Path(path)
+    if path.suffix != ".yaml":
+        raise UserError(f"{path} cannot be a prompt's file: its name must end in .yaml.")
+    if prompt.shots is not None:
+        raise UserError(f"The prompt {prompt.name!r} has exemplars, and a prompt's file holds none.")
+    data = prompt_bytes(prompt, purpose=purpose, what_for=what_for, source=source)
+    loaded = parse_prompt(path, data)  # before it is written: what cannot be read takes no good file's place
+    assert replace(loaded, file_hash=prompt.file_hash) == prompt, f"{prompt} would be read as {loaded}"
+    write_atomic(path, data)
+    return loaded
+
+
+def with_values(prompt: Prompt, values: Mapping[str, str]) -> Prompt:
+    """The prompt with these values of its own variables as defaults, in place of its file's.
+
+    Raises:
+        UserError: a variable does not exist; the message lists those that do.
+    """
+    own = [name for name in prompt.variables if name != "input"]
+    for name in values:
+        if name not in own:
+            there = f"It has: {', '.join(own)}." if own else "It has none but the question itself, `input`."
+            raise UserError(f"The prompt {prompt.name!r} has no variable {name!r} to be given. {there}")
+    return replace(prompt, defaults=tuple(sorted({**dict(prompt.defaults), **values}.items())))
 
 
 def render(prompt: Prompt, example: Example, exemplars: Sequence[Example] = ()) -> tuple[Message, ...]:
@@ -112,11 +143,23 @@ def render(prompt: Prompt, example: Example, exemplars: Sequence[Example] = ()) 
     leading = 0
     while leading < len(prompt.messages) and prompt.messages[leading].role == "system":
         leading += 1
-    question = {**dict(example.variables), "input": example.input}
+    question = _values(prompt, example)
     out = _fill(prompt, prompt.messages[:leading], question)
     for exemplar in exemplars:
-        out += _fill(prompt, prompt.shot, _shot_values(exemplar))
+        out += render_shot(prompt, exemplar)
     return (*out, *_fill(prompt, prompt.messages[leading:], question))
+
+
+def render_shot(prompt: Prompt, example: Example) -> tuple[Message, ...]:
+    """One exemplar as the prompt shows it: its question and its answer.
+
+    Raises:
+        UserError: the example lacks what the shot shows.
+    """
+    values = {**_values(prompt, example), "target": example.target}
+    if example.rationale:  # an example without one lacks the variable, and a shot that shows it says so
+        values["rationale"] = example.rationale
+    return tuple(_fill(prompt, prompt.shot, values))
 
 
 def render_answer(prompt: Prompt, example: Example) -> str:
@@ -128,7 +171,7 @@ def render_answer(prompt: Prompt, example: Example) -> str:
     """
     if not prompt.shot:
         raise UserError(f"The prompt {prompt.name!r} shows no answer: its file has no `shot`.")
-    shot = _fill(prompt, prompt.shot, _shot_values(example))
+    shot = render_shot(prompt, example)
     if prompt.style == "chat":
         return shot[-1].content
     question = "".join(message.content for message in render(prompt, example))
@@ -138,25 +181,25 @@ def render_answer(prompt: Prompt, example: Example) -> str:
     return whole[len(question) :]
 
 
-def _shot_values(exemplar: Example) -> dict[str, str]:
-    values = {**dict(exemplar.variables), "input": exemplar.input, "target": exemplar.target}
-    if exemplar.rationale:  # an example without one lacks the variable, and a shot that shows it says so
-        values["rationale"] = exemplar.rationale
-    return values
+def _values(prompt: Prompt, example: Example) -> dict[str, str]:
+    return {**dict(prompt.defaults), **dict(example.variables), "input": example.input}
 
 
 def _fill(prompt: Prompt, messages: Iterable[Message], values: Mapping[str, str]) -> list[Message]:
     out = []
     for message in messages:
         try:
-            template, used = _compile(message.content)
+            template, used = compile_template(message.content)
         except ValueError as error:
             raise UserError(f"A template of the prompt {prompt.name!r} {error}.") from error
         missing = sorted(used - values.keys())
         if missing:
+            name = missing[0]
+            given = name in prompt.variables and name != "input"
             raise UserError(
-                f"The prompt {prompt.name!r} uses the variable {missing[0]!r}, which this example does not "
+                f"The prompt {prompt.name!r} uses the variable {name!r}, which this example does not "
                 f"have. It has: {', '.join(sorted(values))}."
+                + (f" Give one for all examples: --prompt-args {name}=…" if given else "")
             )
         try:
             content = template.render(values)
@@ -164,35 +207,6 @@ def _fill(prompt: Prompt, messages: Iterable[Message], values: Mapping[str, str]
             raise UserError(f"A template of the prompt {prompt.name!r} cannot be rendered: {error}") from error
         out.append(Message(message.role, content))
     return out
-
-
-@lru_cache(maxsize=1024)
-def _compile(source: str) -> tuple[Template, frozenset[str]]:
-    """A checked template and the variables it uses.
-
-    Raises:
-        ValueError: it is not a template, or uses more of Jinja than a prompt may; the text completes a
-            sentence that starts with the field's name.
-    """
-    used = set()
-    try:
-        tree = _ENVIRONMENT.parse(source)
-        for node in tree.find_all(nodes.Node):  # before compiling: the compiler folds 'x' * 10**9
-            if not isinstance(node, _ALLOWED_NODES):
-                kind = type(node).__name__.lower()
-                raise TemplateError(f"line {node.lineno} uses Jinja's {kind!r}, which prompts may not")
-            if isinstance(node, nodes.Filter) and node.name not in FILTERS:
-                raise TemplateError(f"it uses the filter {node.name!r}; there are: {', '.join(FILTERS)}")
-            if isinstance(node, nodes.Name):
-                used.add(node.name)
-        return _ENVIRONMENT.from_string(tree), frozenset(used)
-    except (TemplateError, ValueError) as error:  # ValueError: a number of thousands of digits
-        raise ValueError(f"is not a prompt's template: {error}") from error
-    except (RecursionError, MemoryError, SyntaxError) as error:
-        raise ValueError("is nested too deeply") from error
-
-
-# --- reading a file ---------------------------------------------------------------------------------
 
 
 def _path(name_or_path: str) -> Path:
@@ -206,66 +220,6 @@ def _path(name_or_path: str) -> Path:
     return FOLDER / f"{name_or_path}.yaml"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise UserError(f"The prompt file {path} is larger than {MAX_FILE_BYTES:,} bytes.")
-    try:
-        fields = yaml.safe_load(path.read_bytes().decode("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"The prompt file {path} is not YAML in UTF-8: {error}") from error
-    if not isinstance(fields, dict):
-        raise UserError(f"The prompt file {path} holds no fields; it needs: {', '.join(REQUIRED)}.")
-    for key in fields:
-        if key not in REQUIRED + OPTIONAL:
-            listing = ", ".join(REQUIRED + OPTIONAL)
-            raise UserError(f"The prompt file {path} has an unknown field {key!r}. There are: {listing}.")
-    for key in REQUIRED:
-        if key not in fields:
-            raise UserError(f"The prompt file {path} has no field {key!r}.")
-    return fields
-
-
-def _fault(path: Path, field: str, what: str) -> UserError:
-    return UserError(f"The prompt file {path} is at fault: {field} {what}.")
-
-
-def _text(path: Path, fields: Mapping[str, Any], key: str) -> str:
-    value = fields[key]
-    if not isinstance(value, str) or not value.strip():
-        raise _fault(path, key, f"is {value!r}; it must be a text")
-    return value.strip()
-
-
-def _texts(path: Path, fields: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value = fields.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-        raise _fault(path, key, f"is {value!r}; it must be a list of texts")
-    return tuple(value)
-
-
-def _messages(path: Path, fields: Mapping[str, Any], key: str, variables: Sequence[str]) -> tuple[Message, ...]:
-    items = fields.get(key, [])
-    if not isinstance(items, list):
-        raise _fault(path, key, "must be a list of messages, each with a role and a content")
-    out = []
-    for i, item in enumerate(items):
-        field = f"{key}[{i}]"
-        if not isinstance(item, dict) or set(item) != {"role", "content"}:
-            raise _fault(path, field, "must have a role and a content, and nothing else")
-        role, content = item["role"], item["content"]
-        if role not in ROLES:
-            raise _fault(path, f"{field}.role", f"is {role!r}; it must be one of: {', '.join(ROLES)}")
-        if not isinstance(content, str) or not content:
-            raise _fault(path, f"{field}.content", "must be a text")
-        content = content.removesuffix("\n")
-        try:
-            _, used = _compile(content)
-        except ValueError as error:
-            raise _fault(path, f"{field}.content", str(error)) from error
-        undeclared = sorted(used - set(variables))
-        if undeclared:
-            known = ", ".join(dict.fromkeys(variables)) or "none"
-            what = f"uses the variable {undeclared[0]!r}, which is not declared; declared are: {known}"
-            raise _fault(path, f"{field}.content", what)
-        out.append(Message(role, content))
-    return tuple(out)
+def _bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_FILE_BYTES + 1)  # one more tells that it is too large
