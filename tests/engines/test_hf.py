@@ -348,7 +348,7 @@ LABELS = (" positive", " negative", " neutral", " 19", " a café, of all things:
 def test_label_logprobs_are_the_references(
     engine: HfEngine, reference: Any, monkeypatch: pytest.MonkeyPatch, style: str, shared: str
 ) -> None:
-    monkeypatch.setattr(hf, "questions_that_fit", lambda work: min(5, len(work)))
+    monkeypatch.setattr(hf, "questions_that_fit", lambda work, cached=0: min(5, len(work)))
     requests = [ask(f"{shared}{question} ({i})", style=style) for i in range(3) for question in QUESTIONS]
     labels = [LABELS[: 1 + i % len(LABELS)] for i in range(len(requests))]
     batches = list(engine.logprobs(requests, labels))

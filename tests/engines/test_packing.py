@@ -61,8 +61,25 @@ def test_one_prompt_and_prompts_of_one_token() -> None:
     assert packed.ids.tolist() == [[7, 8]]
     assert packed.read_at.tolist() == [0, 1]
     twice = pack([[Branch([7], [8])], [Branch([7], [8])]])
-    assert twice.ids.tolist() == [[7, 7]]
-    assert twice.positions.tolist() == [[0, 0]]
+    assert twice.ids.tolist() == [[7]]
+    assert (twice.read_at.tolist(), twice.targets.tolist(), twice.owner.tolist()) == ([0, 0], [8, 8], [0, 1])
+
+
+@settings(max_examples=100, deadline=None)
+@given(questions, st.lists(st.integers(1, 3), max_size=3), st.integers(0, 4))
+def test_what_is_cached_is_seen_by_all_and_left_out(
+    questions: list[list[Branch]], shared: list[int], virtual: int
+) -> None:
+    longer = [[Branch([*shared, *b.prompt], b.continuation) for b in question] for question in questions]
+    whole, packed = pack(longer), pack(longer, virtual=virtual, cached=len(shared))
+    own, before = packed.ids.shape[1], virtual + len(shared)
+    assert whole.ids.tolist() == [[*shared, *packed.ids[0].tolist()]]
+    assert (whole.positions[0, len(shared) :] + virtual).tolist() == packed.positions[0].tolist()
+    assert packed.mask.shape == (1, 1, own, before + own)
+    assert packed.mask[..., :before].all()
+    assert torch.equal(packed.mask[..., before:], whole.mask[..., len(shared) :, len(shared) :])
+    assert (whole.read_at - len(shared)).tolist() == packed.read_at.tolist()
+    assert questions_that_fit(longer, 5, cached=len(shared)) == questions_that_fit(questions, 5)
 
 
 @pytest.fixture(scope="module")
@@ -128,19 +145,18 @@ def test_a_pack_holds_what_it_may_and_never_nothing() -> None:
 
     assert questions_that_fit([question([5] * 3000)], limit=100) == 1
     assert questions_that_fit([question([5] * 40)] * 10, limit=100) == 10  # they share what they are
-    # Twenty that share 500 tokens, and one behind them that shares none and would undo the sharing.
+    # Twenty that share 500 tokens, and behind them one that shares none: 700 and 325.
     family = [question([5] * 500 + [i] * 10) for i in range(20)]
-    stranger = question([6] * 300)
-    fits = questions_that_fit([*family, stranger], limit=1024)
-    assert fits == 20
-    assert pack(family).ids.shape[1] <= 1024
+    stranger = question([6] * 325)
+    assert questions_that_fit([*family, stranger], limit=1024) == 20
+    assert questions_that_fit([*family, stranger], limit=1025) == 21
+    assert pack([*family, stranger]).ids.shape[1] == 1025
 
 
 @settings(max_examples=100, deadline=None)
 @given(questions, st.integers(1, 30))
 def test_a_packs_size_is_bounded(questions: list[list[Branch]], limit: int) -> None:
-    one_prompt = [[Branch(q[0].prompt, b.continuation) for b in q] for q in questions]
-    ordered = sorted(one_prompt, key=lambda q: q[0].prompt)
-    count = questions_that_fit(ordered, limit)
-    assert 1 <= count <= len(ordered)
-    assert count == 1 or pack(ordered[:count]).ids.shape[1] <= limit
+    count = questions_that_fit(questions, limit)
+    assert 1 <= count <= len(questions)
+    assert count == 1 or pack(questions[:count]).ids.shape[1] <= limit
+    assert count == len(questions) or pack(questions[: count + 1]).ids.shape[1] > limit

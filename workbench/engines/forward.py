@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 
 from workbench.engines.encode import common_prefix
 from workbench.engines.kv import ATTENTION, BufferLayer, buffers_from, joined
-from workbench.engines.packing import Branch, pack
+from workbench.engines.packing import Branch, Packed, pack
 from workbench.errors import UserError
 from workbench.models import quiet_transformers
 
@@ -39,35 +39,56 @@ def next_logits(
     return last_logits(weights, tokens[:, None], positions[:, None], mask[:, None, None, :], cache)
 
 
-def prefill(weights: Any, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch.Tensor]:
+def prefix_cache(weights: Any, ids: list[int], start: Cache | None = None) -> Cache:
+    """Keys and values of a prefix [1, …], behind those of `start` (a soft prompt's), which stays as it is."""
+    device = weights.device
+    before = 0 if start is None else start.get_seq_length()
+    cache: Cache = transformers.DynamicCache()
+    if start is not None:
+        cache = buffers_from(start, torch.zeros(1, dtype=torch.long, device=device), before + len(ids))
+    if ids:
+        places = torch.arange(before, before + len(ids), device=device)[None]
+        causal = torch.ones(1, 1, len(ids), before + len(ids), dtype=torch.bool, device=device).tril(before)
+        last_logits(weights, torch.tensor([ids], device=device), places, causal, cache)
+    return cache
+
+
+def prefill(
+    weights: Any, prompts: list[list[int]], start: Cache | None = None
+) -> tuple[Cache, torch.Tensor, torch.Tensor]:
     """Keys and values of every prompt, last logits [P, V], and each row's left padding [P].
 
-    The prefix that all prompts share is computed once. A row is then laid out as prefix, padding, the
-    prompt's own rest; the rows are rolled so that the padding comes first, which a decoding step's mask can
-    tell by one number a row.
+    The prefix that all prompts share is computed once, behind the keys and values of `start` if there are any. A
+    row is then laid out as prefix, padding, the prompt's own rest; the rows are rolled so that the padding comes
+    first, which a decoding step's mask can tell by one number a row.
     """
-    device = weights.device
-    shared = common_prefix(prompts)
-    prefix: Cache = transformers.DynamicCache()
-    if shared:
-        ids = torch.tensor([prompts[0][:shared]], device=device)
-        places = torch.arange(shared, device=device)[None]
-        causal = torch.ones(1, 1, shared, shared, dtype=torch.bool, device=device).tril()
-        last_logits(weights, ids, places, causal, prefix)
-    rests = [prompt[shared:] for prompt in prompts]
+    cached = common_prefix(prompts)
+    prefix = prefix_cache(weights, prompts[0][:cached], start)
+    rests = [prompt[cached:] for prompt in prompts]
     width = max(len(rest) for rest in rests)
-    rows = max(1, _MASK_ELEMENTS // (width * (shared + width)))
-    parts = [
-        _prefill_rows(weights, prefix, shared, rests[i : i + rows], width) for i in range(0, len(rests), rows)
-    ]
+    rows = max(1, _MASK_ELEMENTS // (width * (prefix.get_seq_length() + width)))
+    parts = [_prefill_rows(weights, prefix, rests[i : i + rows], width) for i in range(0, len(rests), rows)]
     caches, logits, pads = zip(*parts, strict=True)
     return joined(caches), torch.cat(logits), torch.cat(pads)
 
 
+def packed_logits(weights: Any, packed: Packed, start: Cache | None = None) -> torch.Tensor:
+    """Logits [M, V], float32, where `packed` is read, behind the keys and values of `start`.
+
+    `start` gets the sequence's own keys and values added, wherever it keeps them.
+    """
+    out = weights(
+        input_ids=packed.ids, position_ids=packed.positions, attention_mask=packed.mask, past_key_values=start,
+        use_cache=start is not None, logits_to_keep=packed.read_at,
+    )  # fmt: skip
+    logits: torch.Tensor = out.logits[0].float()
+    return logits
+
+
 def _prefill_rows(
-    weights: Any, prefix: Cache, shared: int, rests: list[list[int]], width: int
+    weights: Any, prefix: Cache, rests: list[list[int]], width: int
 ) -> tuple[Cache, torch.Tensor, torch.Tensor]:
-    device, count = weights.device, len(rests)
+    device, count, shared = weights.device, len(rests), prefix.get_seq_length()
     pads = torch.tensor([width - len(rest) for rest in rests], device=device)
     ids = torch.zeros(count, width, dtype=torch.long, device=device)
     for i, rest in enumerate(rests):
@@ -148,12 +169,7 @@ def use_grouped_attention(weights: Any) -> None:
 
 def _probe_packed(weights: Any, first: list[int], second: list[int]) -> torch.Tensor:
     packed = pack([[Branch(first, [0])], [Branch(second, [0])]], weights.device)
-    out = weights(
-        input_ids=packed.ids, position_ids=packed.positions, attention_mask=packed.mask,
-        use_cache=False, logits_to_keep=packed.read_at,
-    )  # fmt: skip
-    logits: torch.Tensor = out.logits[0].float()
-    return logits
+    return packed_logits(weights, packed)
 
 
 def _probe_decoding(weights: Any, first: list[int], second: list[int]) -> torch.Tensor:

@@ -8,20 +8,22 @@ was killed and goes on draws what the uninterrupted run would have drawn.
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from transformers.cache_utils import Cache
 
 from workbench.cost import ModelShape
 from workbench.engines.base import Batch, sample_seed
-from workbench.engines.encode import Encoder
-from workbench.engines.forward import next_logits, prefill, use_grouped_attention
+from workbench.engines.encode import Encoder, common_prefix
+from workbench.engines.forward import next_logits, packed_logits, prefill, prefix_cache, use_grouped_attention
 from workbench.engines.kv import buffers_from
 from workbench.engines.packing import Branch, pack, questions_that_fit
 from workbench.engines.sampler import draw, uniforms
+from workbench.engines.soft_prompt import is_soft_prompt, keys_of_adapter
 from workbench.errors import UserError
 from workbench.models import load_tokenizer, load_weights, shape_of
 from workbench.types import Completion, Finish, Model, Request, Sampling
@@ -68,15 +70,22 @@ class HfEngine:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError("device is 'cuda', but torch sees no GPU here. Use --device cpu.")
-        self.weights = load_weights(model, dtype, self.device)
+        loaded = load_weights(model, dtype, self.device)
+        soft = is_soft_prompt(loaded)
+        self.weights = loaded.get_base_model() if soft else loaded
         use_grouped_attention(self.weights)
+        self._shape = shape_of(loaded)
+        self.soft: Cache | None = None  # keys and values of virtual tokens, which stand before every prompt
+        if soft:
+            with torch.inference_mode():
+                self.soft = keys_of_adapter(loaded)
+        self._virtual = self.soft.get_seq_length() if self.soft is not None else 0
         self.encoder = Encoder(load_tokenizer(model))
         self.max_rows, self.max_positions = max_rows, max_positions
         config = self.weights.config.get_text_config()
         # Within its window, attention over a sliding window or over chunks is plain attention.
         limits = ("max_position_embeddings", "sliding_window", "attention_chunk_size")
-        self._context = min(getattr(config, name, None) or 10**9 for name in limits)
-        self._shape = shape_of(self.weights)
+        self._context = min(getattr(config, name, None) or 10**9 for name in limits) - self._virtual
         self._version = (
             f"hf transformers-{transformers.__version__} torch-{torch.__version__} {dtype} {self.device}"
         )
@@ -96,11 +105,11 @@ class HfEngine:
 
     @property
     def context(self) -> int:
-        """Positions that the model has; those of a sliding window where it has one."""
+        """Positions that the model has (a sliding window's, where it has one), less a soft prompt's."""
         return self._context
 
     def count_tokens(self, requests: Sequence[Request]) -> list[int]:
-        """Tokens of each request's prompt, the chat template's among them."""
+        """Tokens of each request's prompt, the chat template's among them, a soft prompt's not."""
         return [len(self.encoder.encode(request)) for request in requests]
 
     def close(self) -> None:
@@ -143,7 +152,7 @@ class HfEngine:
         distinct: dict[tuple[int, ...], int] = {}
         for row in rows:
             distinct.setdefault(tuple(row.prompt), len(distinct))
-        cache, logits, padding = prefill(self.weights, [list(prompt) for prompt in distinct])
+        cache, logits, padding = prefill(self.weights, [list(prompt) for prompt in distinct], self.soft)
 
         steps = min(sampling.max_tokens, self.context - min(len(row.prompt) for row in rows))
         picked = torch.tensor([distinct[tuple(row.prompt)] for row in rows], device=self.device)
@@ -152,7 +161,7 @@ class HfEngine:
         logits, padding = logits[picked], padding[picked]
         seeds = [sample_seed(sampling.seed, row.request.id, row.index) for row in rows]
         random = uniforms(seeds, steps).to(self.device) if sampling.temperature > 0 else None
-        positions = torch.tensor([len(row.prompt) for row in rows], device=self.device)
+        positions = torch.tensor([self._virtual + len(row.prompt) for row in rows], device=self.device)
 
         active = list(rows)
         for step in range(steps):
@@ -172,7 +181,8 @@ class HfEngine:
                 padding, positions, tokens = padding[kept], positions[kept], tokens[kept]
                 random = None if random is None else random[kept]
             logits = next_logits(self.weights, tokens, positions, padding, cache)
-            positions = (positions + 1).clamp_max(self.context - 1)  # ended rows that stay must not run over
+            # Ended rows that stay must not run over the last position.
+            positions = (positions + 1).clamp_max(self._virtual + self.context - 1)
         seconds = (time.perf_counter() - started) / len(rows)
         return [(row.request.id, self._completion(row, sampling, seconds)) for row in rows]
 
@@ -198,7 +208,7 @@ class HfEngine:
         return Completion(
             index=row.index,
             text=text,
-            prompt_tokens=len(row.prompt),
+            prompt_tokens=self._virtual + len(row.prompt),
             completion_tokens=len(row.tokens),
             logprob=row.logprob,
             seconds=seconds,
@@ -221,33 +231,40 @@ class HfEngine:
                 continue
             work.append((request, branches))
         work.sort(key=lambda item: (item[1][0].prompt, item[0].id))  # neighbours share the longest prefixes
-        while work:
-            taken = questions_that_fit([branches for _, branches in work])
-            batch, work = work[:taken], work[taken:]
-            yield self._score(batch)
-
-    def _score(self, batch: list[tuple[Request, list[Branch]]]) -> Batch:
+        questions = [branches for _, branches in work]
+        # What every prompt begins with is computed once for all batches, where there are several.
+        cached = 0
+        if questions_that_fit(questions) < len(work):
+            cached = common_prefix([branch.prompt for branches in questions for branch in branches])
         started = time.perf_counter()
-        packed = pack([branches for _, branches in batch], self.device)
+        start = prefix_cache(self.weights, questions[0][0].prompt[:cached], self.soft) if work else None
+        while work:
+            taken = questions_that_fit([branches for _, branches in work], cached=cached)
+            batch, work = work[:taken], work[taken:]
+            scored = self._score(batch, start, cached)
+            seconds = (time.perf_counter() - started) / len(scored)  # the prefix's are the first batch's
+            yield [(name, replace(completion, seconds=seconds)) for name, completion in scored]
+            started = time.perf_counter()
+
+    def _score(self, batch: list[tuple[Request, list[Branch]]], start: Cache | None, cached: int) -> Batch:
+        packed = pack([branches for _, branches in batch], self.device, virtual=self._virtual, cached=cached)
         scored = [(request, i, branch) for request, branches in batch for i, branch in enumerate(branches)]
-        out = self.weights(
-            input_ids=packed.ids, position_ids=packed.positions, attention_mask=packed.mask,
-            use_cache=False, logits_to_keep=packed.read_at,
-        )  # fmt: skip
-        logits = out.logits[0].float()
+        behind = None
+        if self._virtual + cached:  # room for this batch behind a copy of what all batches share
+            first = torch.zeros(1, dtype=torch.long, device=self.device)
+            behind = buffers_from(start, first, packed.mask.shape[-1])
+        logits = packed_logits(self.weights, packed, behind)
         scores = logits.gather(-1, packed.targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
         sums = torch.zeros(packed.count, device=self.device).index_add_(0, packed.owner, scores).tolist()
-        seconds = (time.perf_counter() - started) / packed.count
         return [
             (
                 request.id,
                 Completion(
                     index=index,
                     text=branch.text,
-                    prompt_tokens=len(branch.prompt),
+                    prompt_tokens=self._virtual + len(branch.prompt),
                     completion_tokens=len(branch.continuation),
                     logprob=logprob,
-                    seconds=seconds,
                     finish=Finish.SCORED,
                 ),
             )

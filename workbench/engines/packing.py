@@ -1,16 +1,15 @@
-"""A batch as one sequence: the prefix that its prompts share once, each prompt a branch, its continuations twigs.
+"""A batch as one sequence: the tree of its prompts and continuations, every shared beginning in it once.
 
-Every token has the position that it would have in its own sequence, and a 4-D mask lets it see the shared
-prefix, its own prompt and its own continuation, nothing else. The result is the padded batch's, without the
-padding and without computing the prefix again for every prompt. Used for scoring labels and for training.
+Every token has the position that it would have in its own sequence, and a 4-D mask lets it see what comes before
+it in its own sequence and nothing else. The result is the padded batch's, without the padding and without
+computing anything that two sequences begin with twice. Used for scoring labels and for training.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-
-from workbench.engines.encode import common_prefix
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,12 @@ class Branch:
 
 @dataclass(frozen=True)
 class Packed:
-    """One sequence of L tokens, and where the M tokens of the continuations are predicted.
+    """One sequence of L tokens behind C cached ones, and where the M tokens of the continuations are predicted.
 
     Attributes:
         ids, positions: [1, L].
-        mask: bool [1, 1, L, L], true where a token (row) sees another (column).
-        read_at: [M] positions whose logits predict `targets`; sorted in the order of the continuations.
+        mask: bool [1, 1, L, C + L], true where a token (row) sees another (column).
+        read_at: [M] places among the L whose logits predict `targets`, in the order of the continuations.
         targets: [M] the continuations' tokens.
         owner: [M] the continuation each belongs to, 0 … count - 1, in reading order.
         count: number of continuations.
@@ -44,59 +43,69 @@ class Packed:
     count: int
 
 
-def pack(questions: Sequence[Sequence[Branch]], device: str = "cpu") -> Packed:
+class _Tree:
+    """Tokens by what they follow: the same token behind the same beginning is one node."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.parents: list[int] = []  # -1 for a first token
+        self._nodes: dict[tuple[int, int], int] = {}
+
+    def add(self, at: int, tokens: Sequence[int]) -> list[int]:
+        """Put tokens behind the node `at`; their nodes, which may have been there before."""
+        path = []
+        for token in tokens:
+            parent = at
+            at = self._nodes.setdefault((parent, token), len(self.ids))
+            if at == len(self.ids):
+                self.ids.append(token)
+                self.parents.append(parent)
+            path.append(at)
+        return path
+
+
+def pack(
+    questions: Sequence[Sequence[Branch]], device: str = "cpu", *, virtual: int = 0, cached: int = 0
+) -> Packed:
     """Pack questions, each with the branches of its continuations.
 
-    The branches of one question share its prompt where their prompt tokens are equal. The last prompt token
-    always stays out of the shared prefix: it predicts the first token of its own continuation.
+    Args:
+        questions: at least one branch in all.
+        device: where the tensors go.
+        virtual: positions that are taken before a prompt's first token, by a soft prompt's virtual tokens.
+        cached: leading tokens that all prompts share and that stay out of the sequence: their keys and values
+            are at hand, behind those of the virtual tokens. Every prompt is longer.
     """
-    prompts = [list(branch.prompt) for branches in questions for branch in branches]
-    shared = common_prefix(prompts)
-    ids: list[int] = prompts[0][:shared]
-    positions = list(range(shared))
-    # A token's block is a run in which it sees what came before; `parents` are the blocks seen whole.
-    block = [0] * shared
-    parents: list[tuple[int, ...]] = [()]
+    tree = _Tree()
     read_at: list[int] = []
     targets: list[int] = []
     owner: list[int] = []
     count = 0
     for branches in questions:
-        trunks: dict[tuple[int, ...], tuple[int, int]] = {}  # prompt tokens -> (block, its last token's place)
         for branch in branches:
-            own = tuple(branch.prompt[shared:])
-            if own not in trunks:
-                parents.append((0,))
-                ids.extend(own)
-                positions.extend(range(shared, shared + len(own)))
-                block.extend([len(parents) - 1] * len(own))
-                trunks[own] = (len(parents) - 1, len(ids) - 1)
-            trunk, at = trunks[own]
-            parents.append((0, trunk))
-            for offset, token in enumerate(branch.continuation):
-                read_at.append(at)
-                targets.append(token)
-                owner.append(count)
-                if offset + 1 < len(branch.continuation):  # the last token predicts nothing
-                    ids.append(token)
-                    positions.append(len(branch.prompt) + offset)
-                    block.append(len(parents) - 1)
-                    at = len(ids) - 1
+            prompt = tree.add(-1, branch.prompt[cached:])
+            said = tree.add(prompt[-1], branch.continuation[:-1])  # the last token predicts nothing
+            read_at += [prompt[-1], *said][: len(branch.continuation)]
+            targets += branch.continuation
+            owner += [count] * len(branch.continuation)
             count += 1
-    blocks = torch.tensor(block, device=device)
-    sees = torch.eye(len(parents), dtype=torch.bool, device=device)
-    for child, above in enumerate(parents):
-        sees[child, list(above)] = True
-    causal = torch.ones(len(ids), len(ids), dtype=torch.bool, device=device).tril()
-    mask = causal & sees[blocks][:, blocks]
+    before, length = virtual + cached, len(tree.ids)
+    sees = np.zeros((length, before + length), dtype=bool)
+    sees[:, :before] = True
+    positions = np.zeros(length, dtype=np.int64)
+    for node, parent in enumerate(tree.parents):  # a node stands behind its parent
+        if parent >= 0:
+            sees[node] = sees[parent]
+        sees[node, before + node] = True
+        positions[node] = before if parent < 0 else positions[parent] + 1
 
     def tensor(values: list[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
     return Packed(
-        ids=tensor(ids)[None],
-        positions=tensor(positions)[None],
-        mask=mask[None, None],
+        ids=tensor(tree.ids)[None],
+        positions=torch.from_numpy(positions).to(device)[None],
+        mask=torch.from_numpy(sees).to(device)[None, None],
         read_at=tensor(read_at),
         targets=tensor(targets),
         owner=tensor(owner),
@@ -104,17 +113,16 @@ def pack(questions: Sequence[Sequence[Branch]], device: str = "cpu") -> Packed:
     )
 
 
-def questions_that_fit(questions: Sequence[Sequence[Branch]], limit: int = 1024) -> int:
-    """How many of the first questions, sorted by their prompts, go into one sequence of some `limit` tokens.
+def questions_that_fit(questions: Sequence[Sequence[Branch]], limit: int = 1024, *, cached: int = 0) -> int:
+    """How many of the first questions go into one sequence of `limit` tokens; one question always goes.
 
-    Attention being quadratic, a longer sequence costs more than two; one question always goes.
+    Attention being quadratic, a longer sequence costs more than two. `cached` is as in `pack`.
     """
-    total = 0
+    tree = _Tree()
     for count, branches in enumerate(questions):
-        prompt = branches[0].prompt
-        total += len(prompt) + sum(len(branch.continuation) for branch in branches)
-        # What a later question shares with the first, all between share too: they are sorted.
-        shared = common_prefix([questions[0][0].prompt, prompt])
-        if count and total - shared * count > limit:
+        for branch in branches:
+            end = tree.add(-1, branch.prompt[cached:])[-1]
+            tree.add(end, branch.continuation[:-1])
+        if count and len(tree.ids) > limit:
             return count
     return len(questions)
