@@ -5,7 +5,7 @@ says: an interval of [0, 1], a p-value of 1.
 """
 
 from workbench.stats.intervals import bootstrap_interval, wilson_interval
-from workbench.stats.labels import macro_f1
+from workbench.stats.labels import calibrated, label_probabilities, macro_f1
 from workbench.stats.majority import majority_at_k, majority_curve
 from workbench.stats.paired import (
     PairedDifference,
@@ -21,8 +21,10 @@ __all__ = [
     "PairedDifference",
     "best_of_n_kl_bound",
     "bootstrap_interval",
+    "calibrated",
     "fit_coverage",
     "holm",
+    "label_probabilities",
     "macro_f1",
     "majority_at_k",
     "majority_curve",
