@@ -5,7 +5,7 @@ model; asking for another model's engine closes the one before.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from workbench.errors import UserError
 from workbench.identity import model_identity, short_hash, system_hash, to_json
 from workbench.models import EMBEDDED
 from workbench.progress import Bar
-from workbench.prompts import load_prompt
+from workbench.prompts import load_prompt, with_values
 from workbench.runs import Run
 from workbench.store import Store
 from workbench.tasks import load_task
@@ -37,6 +37,8 @@ class Setup:
         revision: of a Hub id.
         adapter: a folder with an adapter in PEFT's format.
         prompt: a prompt's name (`workbench prompts` lists them) or a .yaml file; by default the task's own.
+        prompt_args: values of the prompt's own variables, as name=value (`workbench prompts show NAME` lists
+            them); a value that an example itself brings comes first.
         questions: how many questions to measure on; by default all.
         split: what to measure on; `test` for a figure to report, `dev` while you try things out.
         engine: which engine answers.
@@ -52,6 +54,7 @@ class Setup:
     revision: str | None = None
     adapter: str | None = None
     prompt: str | None = None
+    prompt_args: tuple[str, ...] = ()
     questions: int | None = None
     split: str = "test"
     engine: Flat[EngineConfig] = field(default_factory=EngineConfig)
@@ -77,8 +80,9 @@ class Session:
 
         self.setup = setup
         # What is misspelt or out of range is said before a folder is made and before hours of training.
-        self.task: Task = load_task(setup.task, _pairs(setup.task_args))
-        self.prompt = load_prompt(setup.prompt or self.task.prompt)
+        self.task: Task = load_task(setup.task, pairs("--task-args", setup.task_args))
+        prompt = load_prompt(setup.prompt or self.task.prompt)
+        self.prompt = with_values(prompt, pairs("--prompt-args", setup.prompt_args))
         questions_of(self.task, setup.split, setup.questions)
         content = {
             "recipe": recipe,
@@ -188,14 +192,22 @@ def content_of(config: Any) -> dict[str, Any]:
     return data
 
 
-def _pairs(arguments: tuple[str, ...]) -> Mapping[str, str]:
-    pairs = {}
+_LIKE = {"--task-args": "agreement=all", "--prompt-args": "level='a beginner'"}
+
+
+def pairs(flag: str, arguments: Sequence[str]) -> dict[str, str]:
+    """What was given as `flag name=value name=value`; of a name that is there twice, the last.
+
+    Raises:
+        UserError: an argument is no name=value.
+    """
+    values = {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not equals or not name:
-            raise UserError(f"--task-args takes name=value, as in agreement=all; {argument!r} is not that.")
-        pairs[name] = value
-    return pairs
+            raise UserError(f"{flag} takes name=value, as in {flag} {_LIKE[flag]}; {argument!r} is not that.")
+        values[name] = value
+    return values
 
 
 def say(text: str) -> None:
