@@ -22,6 +22,7 @@ FLOORS = (
     ("workbench/report.py",),
     ("workbench/decoding/", "workbench/training/", "workbench/compare.py", "workbench/exemplars.py"),
     ("workbench/engines/", "workbench/runs.py", "workbench/export.py", "workbench/doctor.py"),
+    ("workbench/adapters.py",),
     (
         "workbench/tasks/", "workbench/models.py", "workbench/chat_template.py", "workbench/prompts.py",
         "workbench/store.py", "workbench/run_folder.py",

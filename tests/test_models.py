@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from workbench import models
+from workbench.adapters import load_weights
 from workbench.cost import ModelShape
 from workbench.errors import UserError
 from workbench.models import (
@@ -20,7 +21,6 @@ from workbench.models import (
     check_adapter,
     check_wheel,
     load_tokenizer,
-    load_weights,
     model_folder,
     shape_of,
 )

@@ -69,7 +69,7 @@ def check_model_folder(folder: Path) -> None:
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise UserError(f"The model folder {str(folder)!r} has no config.json.")
-    config = _read_json(config_path)
+    config = read_object(config_path)
     # Many repositories still carry the code of an architecture that transformers has itself by now.
     if "auto_map" in config:
         from transformers import CONFIG_MAPPING
@@ -103,10 +103,15 @@ def check_adapter(folder: str | Path) -> dict[str, Any]:
             " (adapter_model.bin is refused: it can run code)" if (root / "adapter_model.bin").exists() else ""
         )
         raise UserError(f"The adapter folder {str(folder)!r} has no adapter_model.safetensors{pickled}.")
-    return _read_json(config)
+    return read_object(config)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        UserError: it is not JSON, or holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # both of JSON's and of UTF-8's errors are ValueErrors
@@ -129,61 +134,36 @@ def load_tokenizer(model: Model) -> Any:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # its parsers raise whatever they meet
-        raise UserError(f"The tokenizer in {str(folder)!r} cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"The tokenizer in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
 
 
-def load_weights(model: Model, dtype: str, device: str) -> Any:
-    """The model with its adapter, if it has one, in evaluation mode (transformers, PEFT).
+def load_base(model: Model, dtype: str, device: str) -> Any:
+    """The base model without an adapter, in evaluation mode (transformers); `adapters.load_weights` adds one.
 
     Args:
-        model: what to load.
+        model: whose base is loaded.
         dtype: `bfloat16`, `float32` or `float16`.
         device: `cpu`, `cuda`, `cuda:1`, …
 
     Raises:
-        UserError: the adapter was made for another base, or it does not fit in memory.
+        UserError: the files cannot be read as a model.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     folder = model_folder(model.base, model.revision)
-    if model.adapter is not None:
-        check_adapter(model.adapter)
     try:
         with quiet_transformers():
             weights = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"The model in {str(folder)!r} cannot be loaded: {_first_line(error)}") from error
-    weights = weights.to(device)
-    if model.adapter is not None:
-        weights = _with_adapter(weights, model)
-    return weights.eval()
+        raise UserError(f"The model in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
+    return weights.to(device).eval()
 
 
-def _with_adapter(weights: Any, model: Model) -> Any:
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
-
-    assert model.adapter is not None
-    refusal = f"The adapter {model.adapter!r} does not fit the base model {model.base!r}"
-    try:
-        with quiet_transformers():
-            adapted = PeftModel.from_pretrained(weights, model.adapter, autocast_adapter_dtype=False)
-        with safe_open(Path(model.adapter) / "adapter_model.safetensors", framework="pt") as file:
-            saved = set(file.keys())
-    except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"{refusal}: {_first_line(error)}") from error
-    # PEFT says nothing of tensors that found no place, and only warns of places that found no tensor.
-    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    embeddings = {name for name in saved if "embed_tokens" in name or "lm_head" in name}
-    if odd := sorted((saved ^ wanted) - embeddings):
-        raise UserError(f"{refusal}: {len(odd)} tensors are in only one of them, as {odd[0]!r}.")
-    return adapted
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """An error's type and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 

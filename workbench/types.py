@@ -355,8 +355,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class CostToMake:
-    """What a System cost to make, once."""
+    """What a System cost to make, once; `parameters` are those that were trained."""
 
+    parameters: int = 0
     tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0

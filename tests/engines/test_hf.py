@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from workbench.adapters import load_weights
 from workbench.engines import forward, hf
 from workbench.engines.base import Engine
 from workbench.engines.hf import HfEngine
 from workbench.errors import UserError
-from workbench.models import load_weights
 from workbench.types import Completion, Finish, Message, Model, Request, Sampling
 
 GREEDY = Sampling(temperature=0, max_tokens=24)

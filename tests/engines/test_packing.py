@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workbench.adapters import load_weights
 from workbench.engines.forward import use_grouped_attention
 from workbench.engines.packing import Branch, pack, questions_that_fit
-from workbench.models import load_weights
 from workbench.types import Model
 
 tokens = st.lists(st.integers(1, 3), min_size=1, max_size=6)

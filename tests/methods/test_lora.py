@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import workbench.training.sft
+from workbench.adapters import load_weights
 from workbench.errors import UserError
 from workbench.methods.lora import TARGETS, Config, adapt
-from workbench.models import load_weights
 from workbench.prompts import load_prompt
 from workbench.runs import Run
 from workbench.tasks.arithmetic import Config as ArithmeticConfig

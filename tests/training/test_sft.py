@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import training_process
 from safetensors.torch import load_file
 from training_process import CONFIG, TASK, train
 
+from workbench.adapters import load_weights
 from workbench.engines.encode import Encoder
-from workbench.engines.forward import use_grouped_attention
-from workbench.engines.packing import Branch
+from workbench.engines.forward import packed_logits, use_grouped_attention
+from workbench.engines.packing import Branch, Packed
 from workbench.errors import UserError
 from workbench.methods import lora
-from workbench.models import load_tokenizer, load_weights
+from workbench.models import load_tokenizer
 from workbench.prompts import load_prompt
 from workbench.runs import Run
 from workbench.training.checkpoints import newest_complete
@@ -104,12 +105,7 @@ def test_the_packed_batch_has_the_loss_and_the_gradients_of_the_padded_one(
     expected = padded_loss(reference, branches)
     expected.backward()
     batch = Collator()([{"prompt": b.prompt, "answer": b.continuation} for b in branches])
-    logits = model(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        attention_mask=batch["attention_mask"],
-        logits_to_keep=batch["read_at"],
-    ).logits[0]
+    logits = packed_logits(model, Packed(**{field.name: batch[field.name] for field in fields(Packed)}))
     loss = torch.nn.functional.cross_entropy(logits, batch["labels"][0])
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)

@@ -16,6 +16,7 @@ import transformers
 from numpy.typing import NDArray
 from transformers.cache_utils import Cache
 
+from workbench.adapters import load_weights
 from workbench.cost import ModelShape
 from workbench.engines.base import Batch, sample_seed
 from workbench.engines.encode import Encoder, common_prefix
@@ -25,7 +26,7 @@ from workbench.engines.packing import Branch, pack, questions_that_fit
 from workbench.engines.sampler import draw, uniforms
 from workbench.engines.soft_prompt import is_soft_prompt, keys_of_adapter
 from workbench.errors import UserError
-from workbench.models import load_tokenizer, load_weights, shape_of
+from workbench.models import load_tokenizer, shape_of
 from workbench.types import Completion, Finish, Model, Request, Sampling
 
 _ROOM = 32  # positions a decoding buffer gains when it is full

@@ -4,14 +4,13 @@ B starts at zero, so the model starts as it was. The model learns the answers th
 the practice split, through PEFT and TRL. The adapter is in PEFT's format: any tool that reads those reads it.
 """
 
-import shutil
 from dataclasses import dataclass, field
 from typing import Literal
 
+from workbench.adapters import save_adapter
 from workbench.command import Flat
-from workbench.errors import UserError, check_range
-from workbench.files import read_json, write_json
-from workbench.models import load_tokenizer, load_weights
+from workbench.errors import check_range
+from workbench.files import read_json
 from workbench.runs import Run
 from workbench.tasks.base import Task
 from workbench.training.card import cost_of, model_card
@@ -64,11 +63,6 @@ def adapt(system: System, task: Task, config: Config, run: Run, *, quiet: bool =
     Raises:
         UserError: the model has an adapter already, or too little disk; a run that was interrupted goes on.
     """
-    if system.model.adapter is not None:
-        raise UserError(
-            f"LoRA tunes a base model, and this one has the adapter {system.model.adapter!r} already, which would "
-            "be lost. Leave --adapter out, or merge it into its base first (PEFT: merge_and_unload)."
-        )
     adapter = run.path / "adapter"
     if not adapter.is_dir():
         _train(system, task, config, run, quiet)
@@ -81,24 +75,12 @@ def adapt(system: System, task: Task, config: Config, run: Run, *, quiet: bool =
 
 
 def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) -> None:
-    import torch
     from peft import LoraConfig, get_peft_model
 
-    from workbench.engines.encode import Encoder
-    from workbench.engines.forward import use_grouped_attention
-    from workbench.training.data import encode_examples
+    from workbench.training.data import base_and_examples
     from workbench.training.sft import fit
 
-    training = config.training
-    torch.manual_seed(training.training_seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = load_weights(system.model, training.precision, device)
-    use_grouped_attention(base)
-    encoder = Encoder(load_tokenizer(system.model))
-    practice = task.practice[: training.examples]
-    branches, too_long = encode_examples(encoder, system.prompt, practice, training.max_length)
-    write_json(run.path / "data.json", {"learned": len(branches), "too_long": too_long})
-
+    base, encoder, examples = base_and_examples(system, task, config.training, run)
     settings = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha or 2 * config.rank,
@@ -108,9 +90,5 @@ def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) ->
         task_type="CAUSAL_LM",
     )
     weights = get_peft_model(base, settings)
-    fit(weights, encoder.tokenizer, branches, training, run, quiet)
-    # The adapter appears under its name only when all of it is there.
-    scratch = run.path / ".adapter"
-    shutil.rmtree(scratch, ignore_errors=True)
-    weights.save_pretrained(scratch, safe_serialization=True)
-    scratch.rename(run.path / "adapter")
+    fit(weights, encoder.tokenizer, examples, config.training, run, quiet)
+    save_adapter(weights, run.path / "adapter")

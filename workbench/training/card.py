@@ -37,8 +37,8 @@ Tuned with the workbench by {method} on {learned} examples of the practice split
 
 ## Cost to make
 
-{cost.tokens:,} tokens, {cost.flops:.3g} FLOPs, {cost.seconds:.0f} s, peak memory
-{cost.peak_memory_bytes / 2**30:.2f} GiB, {cost.watt_hours:.3g} Wh ({cost.energy_source}), about
+{cost.parameters:,} trained parameters, {cost.tokens:,} tokens, {cost.flops:.3g} FLOPs, {cost.seconds:.0f} s,
+peak memory {cost.peak_memory_bytes / 2**30:.2f} GiB, {cost.watt_hours:.3g} Wh ({cost.energy_source}), about
 {1000 * carbon_kg(cost.watt_hours):.2g} g of CO₂ at a world-average grid.
 
 ## Intended use and limits

@@ -8,11 +8,14 @@ their number in the whole batch, so k accumulated micro-batches equal one batch.
 
 import errno
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from workbench.cost import EnergyMeter, training_flops
-from workbench.engines.packing import Branch
+from workbench.engines.forward import packed_logits
+from workbench.engines.packing import Branch, Packed
+from workbench.engines.soft_prompt import is_soft_prompt, keys_of_adapter
 from workbench.errors import UserError
 from workbench.files import write_json
 from workbench.identity import to_json
@@ -53,15 +56,13 @@ def fit(weights: Any, tokenizer: Any, examples: list[Branch], training: Training
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            targets = inputs["labels"][0]
-            out = model(
-                input_ids=inputs["input_ids"],
-                position_ids=inputs["position_ids"],
-                attention_mask=inputs["attention_mask"],
-                logits_to_keep=inputs["read_at"],
-                use_cache=False,
-            )
-            loss = torch.nn.functional.cross_entropy(out.logits[0].float(), targets, reduction="sum")
+            packed = Packed(**{field.name: inputs[field.name] for field in fields(Packed)})
+            if soft:  # the virtual tokens' keys and values, through which gradients flow
+                logits = packed_logits(model.get_base_model(), packed, keys_of_adapter(model))
+            else:
+                logits = packed_logits(model, packed)
+            targets = packed.targets
+            loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
             return loss / (len(targets) if num_items_in_batch is None else num_items_in_batch)
 
     class Keeper(TrainerCallback):  # type: ignore[misc]
@@ -90,6 +91,7 @@ def fit(weights: Any, tokenizer: Any, examples: list[Branch], training: Training
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
+    soft = is_soft_prompt(weights)
     folder = run.path / "checkpoints"
     micro = min(training.micro_batch, len(examples))
     steps = training.epochs * -(-len(examples) // training.batch_size)
@@ -122,7 +124,7 @@ def fit(weights: Any, tokenizer: Any, examples: list[Branch], training: Training
         model=weights,
         args=settings,
         train_dataset=rows,
-        data_collator=Collator(),
+        data_collator=Collator(weights.active_peft_config.num_virtual_tokens if soft else 0),
         processing_class=tokenizer,
     )
     for noisy in (PrinterCallback, ProgressCallback):
@@ -151,6 +153,7 @@ def _write_cost(run: Run, weights: Any, tokens: int, meter: EnergyMeter) -> None
     share = seconds / meter.seconds if meter.seconds else 1.0
     cost = CostToMake(
         tokens=tokens,
+        parameters=sum(p.numel() for p in weights.parameters() if p.requires_grad),
         flops=training_flops(shape_of(weights), tokens, frozen_weights=True),
         seconds=seconds,
         peak_memory_bytes=meter.peak_memory_bytes,

@@ -1,0 +1,111 @@
+"""Adapters in PEFT's format: put onto the base that they were made for, and written so that this can be told.
+
+PEFT's format does not say which weights an adapter was trained on. The workbench puts a few of the base's values
+beside it (`base.json`): on another model of the same shape an adapter would load and talk nonsense.
+"""
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from workbench.errors import UserError
+from workbench.files import write_json
+from workbench.models import check_adapter, first_line, load_base, quiet_transformers, read_object
+from workbench.types import Model
+
+_BASE = "base.json"
+_SAMPLED = 64  # tensors of the base of which one value each is kept
+_TOLERANCE = 5e-3  # relative: one rounding to bfloat16
+
+
+def load_weights(model: Model, dtype: str, device: str) -> Any:
+    """The model with its adapter, if it has one, in evaluation mode (transformers, PEFT).
+
+    Args:
+        model: what to load.
+        dtype: `bfloat16`, `float32` or `float16`.
+        device: `cpu`, `cuda`, `cuda:1`, …
+
+    Raises:
+        UserError: a folder cannot be read, or the adapter was made for another base.
+    """
+    config = check_adapter(model.adapter) if model.adapter is not None else {}
+    weights = load_base(model, dtype, device)
+    return weights if model.adapter is None else _with_adapter(weights, model, config).eval()
+
+
+def save_adapter(adapted: Any, folder: Path) -> None:
+    """Write the adapter of a model, with what tells its base; the folder appears when all of it is there."""
+    scratch = folder.with_name(f".{folder.name}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    adapted.save_pretrained(scratch, safe_serialization=True)
+    write_json(scratch / _BASE, _sample(adapted.get_base_model()))
+    scratch.rename(folder)
+
+
+def _with_adapter(weights: Any, model: Model, config: dict[str, Any]) -> Any:
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    assert model.adapter is not None
+    refusal = f"The adapter {model.adapter!r} does not fit the base model {model.base!r}"
+    if problem := _other_size(weights, config) or _other_base(weights, Path(model.adapter) / _BASE):
+        raise UserError(f"{refusal}: {problem}.")
+    try:
+        with quiet_transformers():
+            adapted = PeftModel.from_pretrained(weights, model.adapter, autocast_adapter_dtype=False)
+        with safe_open(Path(model.adapter) / "adapter_model.safetensors", framework="pt") as file:
+            saved = set(file.keys())
+    except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{refusal}: {first_line(error)}") from error
+    # PEFT says nothing of tensors that found no place, and only warns of places that found no tensor.
+    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    embeddings = {name for name in saved if "embed_tokens" in name or "lm_head" in name}
+    if odd := sorted((saved ^ wanted) - embeddings):
+        raise UserError(f"{refusal}: {len(odd)} tensors are in only one of them, as {odd[0]!r}.")
+    return adapted
+
+
+def _other_size(weights: Any, config: dict[str, Any]) -> str | None:
+    """Why a soft prompt's virtual tokens are none of this model's: PEFT would find out in the middle of a pass."""
+    kind = config.get("peft_type")
+    if kind not in ("PROMPT_TUNING", "PREFIX_TUNING"):
+        return None
+    base = weights.config.get_text_config()
+    heads = base.num_attention_heads
+    width = base.hidden_size
+    if kind == "PREFIX_TUNING":
+        kv_heads = getattr(base, "num_key_value_heads", None) or heads
+        width = (getattr(base, "head_dim", None) or width // heads) * kv_heads
+    for field, fits in (("token_dim", width), ("num_layers", base.num_hidden_layers)):
+        if config.get(field) != fits:
+            return f"its {field} is {config.get(field)}, the model's {fits}"
+    return None
+
+
+def _other_base(weights: Any, file: Path) -> str | None:
+    """What tells that an adapter was trained on other weights; None where nothing does, or nothing is known."""
+    if not file.is_file():
+        return None
+    told, found = read_object(file), _sample(weights)
+    if told.keys() != found.keys():
+        return "it was trained on a model with other tensors"
+    for name, value in told.items():
+        if not math.isclose(value, found[name], rel_tol=_TOLERANCE, abs_tol=1e-6):
+            return f"it was trained on other weights ({name} has a value of {value:.4g}, here {found[name]:.4g})"
+    return None
+
+
+def _sample(base: Any) -> dict[str, float]:
+    """One value from each of some of a base model's tensors, by the tensor's name as it is without an adapter."""
+    tensors = {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in base.named_parameters()
+        if ".lora_" not in name
+    }
+    names = sorted(tensors)
+    chosen = names[:: math.ceil(len(names) / _SAMPLED)]
+    return {name: float(tensors[name].detach().reshape(-1)[tensors[name].numel() // 2]) for name in chosen}
