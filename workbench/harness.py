@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from workbench.decoding.ask import completions, samples
+from workbench.decoding.ask import completions, room_needed, samples
 from workbench.decoding.labels import check_labels, content_free_requests, most_likely
 from workbench.decoding.vote import majority
 from workbench.engines.base import Engine
 from workbench.errors import UserError, check_range
-from workbench.exemplars import choose
-from workbench.identity import system_hash
+from workbench.exemplars import choose_fitting, dropped_note
+from workbench.identity import short_hash, system_hash
 from workbench.metrics import Graded, against_one_sample, class_metrics, cost_to_use, curves, score_interval
 from workbench.prompts import render
 from workbench.store import Store
@@ -31,6 +31,7 @@ from workbench.types import (
     Request,
     Result,
     Sample,
+    Selection,
     Status,
     System,
 )
@@ -78,7 +79,7 @@ def evaluate(
     Raises:
         UserError: the System cannot be asked, or every request failed.
     """
-    asked = _asked(system, task, questions_of(task, split, questions), engine)
+    asked, dropped = _asked(system, task, questions_of(task, split, questions), engine)
     distinct = {request.id: request for one in asked for request in (one.request, *one.content_free)}
     # In one call, because an engine shares the prefixes of what it gets together.
     drawn = completions(system, list(distinct.values()), task.labels, engine, store, progress)
@@ -93,7 +94,7 @@ def evaluate(
         raise UserError(f"No question was answered: {len(failed)} requests failed. {first}.")
     if split == "test":
         store.record_look(task.hash, split, system_hash(system))
-    notes = []
+    notes = [dropped] if dropped else []
     if failed:
         notes.append(
             f"{len(failed)} requests failed and are no answers; the first: {failed[0].error}. "
@@ -138,20 +139,30 @@ class _Asked:
 
     example: Example
     request: Request
-    content_free: Sequence[Request] = ()
+    content_free: Sequence[Request]
 
 
-def _asked(system: System, task: Task, examples: Sequence[Example], engine: Engine) -> list[_Asked]:
-    decode, prompt = system.decode, system.prompt
+def _asked(system: System, task: Task, examples: Sequence[Example], engine: Engine) -> tuple[list[_Asked], str]:
+    """The questions as they are asked, and a sentence where the context does not hold all exemplars."""
+    decode, prompt, shots = system.decode, system.prompt, system.prompt.shots
+    texts: tuple[str, ...] = ()
     if isinstance(decode, LabelLikelihood):
         check_labels(decode, task.name, task.labels)
-    exemplars = choose(prompt.shots, examples, engine) if prompt.shots else [()] * len(examples)
+        texts = decode.content_free
+    exemplars: list[tuple[Example, ...]] = [()] * len(examples)
+    dropped = [0] * len(examples)
+    if shots:
+        room = 0 if engine.context is None else room_needed(decode, task.labels, engine)
+        exemplars, dropped = choose_fitting(prompt, examples, engine, room, texts)
     asked = []
-    for example, shown in zip(examples, exemplars, strict=True):
-        request = Request(example.id, render(prompt, example, shown), style=prompt.style)
-        free = content_free_requests(decode, prompt, example, shown) if isinstance(decode, LabelLikelihood) else []
-        asked.append(_Asked(example, request, free))
-    return asked
+    for example, shown, lost in zip(examples, exemplars, dropped, strict=True):
+        id = example.id
+        if shots and (lost or shots.selection is Selection.SENTENCE):
+            # The context and the encoder's weights are not in the store's key, so the id says what was shown.
+            id += f"-{short_hash([exemplar.id for exemplar in shown])}"
+        request = Request(id, render(prompt, example, shown), style=prompt.style)
+        asked.append(_Asked(example, request, content_free_requests(texts, prompt, example, shown)))
+    return asked, dropped_note(dropped, engine.context)
 
 
 # --- grading ----------------------------------------------------------------------------------------

@@ -73,12 +73,42 @@ def test_neighbours_are_sought_among_the_whole_pool_or_its_beginning(exemplars: 
     assert set(shots(ARITHMETIC, shots=7, pool=7).pool) == set(ARITHMETIC.practice[:7])
 
 
+def test_an_encoder_goes_with_sentence_transformer_alone() -> None:
+    found = shots(ARITHMETIC, exemplars="sentence-transformer", encoder="some/encoder")
+    assert (found.selection, found.encoder, found.pool) == (
+        Selection.SENTENCE,
+        "some/encoder",
+        ARITHMETIC.practice,
+    )
+    for settings in ({"exemplars": "sentence-transformer"}, {"encoder": "some/encoder"}):
+        with pytest.raises(UserError, match="--exemplars sentence-transformer needs --encoder"):
+            shots(ARITHMETIC, **settings)
+
+
+@pytest.mark.parametrize("exemplars", ["random", "bm25"])
+def test_a_seeded_order_is_another_system_for_each_seed(exemplars: str) -> None:
+    plain = shots(ARITHMETIC, exemplars=exemplars)
+    first, again, other = (
+        shots(ARITHMETIC, exemplars=exemplars, order=Order.SEEDED, order_seed=seed) for seed in (1, 1, 2)
+    )
+    assert first == again != other != plain
+    assert first.pool == other.pool == plain.pool, "the same exemplars"
+
+
+def test_what_is_not_used_stays_out_of_the_system() -> None:
+    plain = shots(ARITHMETIC)
+    assert shots(ARITHMETIC, order_seed=3) == plain
+    assert shots(ARITHMETIC, order=Order.NEAREST_LAST) == plain
+    assert shots(ARITHMETIC, exemplars="bm25", order_seed=3) == shots(ARITHMETIC, exemplars="bm25")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"shots": 0}, r"shots is 0; it must be a number in \[1, 1000\]"),
         ({"pool": 0}, "pool is 0"),
         ({"exemplar_seed": -1}, "exemplar_seed is -1"),
+        ({"order_seed": -1}, "order_seed is -1"),
         ({"shots": 31}, r"shots is 31; it must be a number in \[1, 30\]"),
         ({"shots": 4, "pool": 3}, r"shots is 4; it must be a number in \[1, 3\]"),
         ({"exemplars": "balanced"}, "'arithmetic' has no labels to balance; use --exemplars random"),

@@ -11,7 +11,7 @@ from typing import Any
 from workbench.engines.base import Batch, Engine
 from workbench.identity import model_identity, short_hash, to_json
 from workbench.store import Store
-from workbench.types import Completion, Decode, Finish, LabelLikelihood, Request, Sample, System
+from workbench.types import Completion, Decode, Finish, LabelLikelihood, Message, Request, Sample, System
 
 
 def completions(
@@ -64,10 +64,23 @@ def samples(decode: Decode) -> int:
     return decode.n if isinstance(decode, Sample) else 1
 
 
+def room_needed(decode: Decode, labels: Sequence[str], engine: Engine) -> int:
+    """Tokens that must be free behind a prompt: the longest answer, or the longest label.
+
+    A label's tokens are counted as those of a text, alone and after a space; a token that the model puts before
+    every text is counted with them.
+    """
+    if not isinstance(decode, LabelLikelihood):
+        return decode.sampling().max_tokens
+    texts = [text for label in labels for text in (label, f" {label}")]
+    return max(engine.count_tokens([Request("", (Message("user", text),), style="text") for text in texts]))
+
+
 def stream_key(system: System, engine_version: str, labels: Sequence[str]) -> dict[str, Any]:
     """Whatever may change a completion: model, prompt with its exemplars, sampling, labels, engine.
 
-    The number of samples is not in it: sample 7 is the same sample, however many are drawn.
+    The number of samples is not in it: sample 7 is the same sample, however many are drawn. Nor is what is made
+    of labels' scores: plain, normalised and calibrated likelihood share them.
     """
     decode = system.decode
     if isinstance(decode, LabelLikelihood):

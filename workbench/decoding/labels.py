@@ -43,14 +43,14 @@ def check_labels(decode: LabelLikelihood, task: str, labels: Sequence[str]) -> N
 
 
 def content_free_requests(
-    decode: LabelLikelihood, prompt: Prompt, question: Example, shown: Sequence[Example]
+    texts: Sequence[str], prompt: Prompt, question: Example, shown: Sequence[Example]
 ) -> list[Request]:
     """One request for each content-free text in the place of the question's input, behind its exemplars.
 
     A request's id is the hash of its conversation, so that questions with the same exemplars share it.
     """
     requests = []
-    for text in decode.content_free:
+    for text in texts:
         messages = render(prompt, replace(question, input=text), shown)
         requests.append(Request(f"content-free-{short_hash(messages)}", messages, style=prompt.style))
     return requests

@@ -7,7 +7,6 @@ inputs; `decoding/labels.py` has the arithmetic, and says where it departs from 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from workbench.decoding.labels import check_labels
 from workbench.errors import UserError
 from workbench.tasks.base import Task
 from workbench.types import CONTENT_FREE, Greedy, LabelLikelihood, System
@@ -44,6 +43,8 @@ def adapt(system: System, task: Task, config: Config) -> System:
         UserError: settings for a task without labels, or a label that begins another one under the likelihood
             of whole labels; both are named.
     """
+    from workbench.decoding.labels import check_labels  # here: numpy would slow --help down
+
     if not task.labels:
         if config != Config():
             raise UserError(
