@@ -112,6 +112,13 @@ def good_answer(path: str, body: dict[str, Any]) -> dict[str, Any]:
             for i, scores in enumerate(scored)
         ]
         return {"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+    if "logprob_token_ids" in body:
+        told = {f"token_id:{token}": -0.5 * (token % 7) for token in body["logprob_token_ids"]}
+        choices = [
+            {"index": i, "text": "x", "logprobs": {"top_logprobs": [told]}, "finish_reason": "length"}
+            for i in range(len(body["prompt_embeds"]))
+        ]
+        return {"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
     choices = []
     for i in range(body["n"]):
         text = f"seed {body['seed'] + i}"

@@ -10,14 +10,19 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from soft_adapter import save_adapter
 
+from workbench.engines.encode import Encoder
+from workbench.engines.soft_client import read_embeddings
 from workbench.engines.vllm import VllmEngine
 from workbench.errors import UserError
-from workbench.models import model_folder
+from workbench.models import load_tokenizer, model_folder
 from workbench.types import Completion, Finish, Message, Model, Request, Sampling
 
 NAME = "smollm2-135m-instruct"
@@ -37,7 +42,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = probe.getsockname()[1]
     # Eager: the compiled path of vLLM 0.32 on a CPU answered nonsense.
     command = f"-m vllm.entrypoints.openai.api_server --served-model-name {NAME} --host 127.0.0.1 --port {port}"
-    command += " --generation-config vllm --max-model-len 2048 --dtype bfloat16 --enforce-eager --model"
+    command += " --generation-config vllm --max-model-len 2048 --dtype bfloat16 --enforce-eager"
+    command += " --enable-prompt-embeds --model"
     log = tmp_path_factory.mktemp("vllm") / "server.log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -183,5 +189,92 @@ def test_a_score_is_the_log_probability_that_sampling_reports(engine: VllmEngine
 
 def test_a_prompt_beyond_the_context_is_an_error_and_not_an_answer(engine: VllmEngine) -> None:
     [[(_, completion)]] = engine.sample([ask("word " * 3000)], GREEDY)
+    assert completion.finish is Finish.ERROR
+    assert "2048" in (completion.error or "")
+
+
+# --- soft prompts -----------------------------------------------------------------------------------
+
+FRONT = "The capital of Italy is Rome.\nThe capital of Spain is Madrid.\n"
+QUESTIONS = [
+    ask(text, style=style)
+    for text in ("The capital of France is", "The capital of Germany is", "Water is made of hydrogen and")
+    for style in ("text", "chat")
+]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder(load_tokenizer(Model(NAME)))
+
+
+@pytest.fixture(scope="module")
+def soft(url: str, encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> VllmEngine:
+    """With an adapter whose virtual tokens are those of a text, so that it must do what the text does."""
+    virtual = read_embeddings(model_folder(NAME))[encoder.encode_text(FRONT)]
+    return VllmEngine(Model(NAME, adapter=str(save_adapter(tmp_path_factory.mktemp("soft"), virtual))), [url])
+
+
+def behind_the_text(url: str, encoder: Encoder, tokens: list[int], **body: Any) -> dict[str, Any]:
+    """The same server's answer to the text's own tokens, and those of the prompt, with no embeddings."""
+    prompt = encoder.encode_text(FRONT) + tokens
+    body |= {"model": NAME, "prompt": prompt, "temperature": 0, "logprobs": 0}
+    choice: dict[str, Any] = httpx.post(f"{url}/v1/completions", json=body, timeout=300).json()["choices"][0]
+    return choice
+
+
+def test_virtual_tokens_of_a_text_answer_as_the_text_does(url: str, soft: VllmEngine, encoder: Encoder) -> None:
+    requests = [replace(request, id=str(i)) for i, request in enumerate(QUESTIONS)]
+    drawn = dict(pair for batch in soft.sample(requests, Sampling(temperature=0, max_tokens=12)) for pair in batch)
+    for request in requests:
+        tokens = encoder.encode(request)
+        plain = behind_the_text(url, encoder, tokens, max_tokens=12)
+        found = drawn[request.id]
+        assert (found.text, found.finish.value) == (plain["text"], plain["finish_reason"])
+        assert found.prompt_tokens == len(encoder.encode_text(FRONT)) + len(tokens)
+        assert found.completion_tokens == len(plain["logprobs"]["token_logprobs"])
+        expected = sum(plain["logprobs"]["token_logprobs"])
+        assert found.logprob == pytest.approx(expected, abs=0.2)  # bfloat16, two batch shapes
+    assert soft.count_tokens(requests) == [len(encoder.encode(request)) for request in requests]
+    assert soft.context == 2048 - len(encoder.encode_text(FRONT))
+
+
+def test_labels_behind_virtual_tokens_are_scored_as_behind_the_text(
+    url: str, soft: VllmEngine, encoder: Encoder
+) -> None:
+    labels = (" Paris", " Paris, the city of light", " Berlin", " oxygen atoms")
+    requests = [replace(request, id=str(i)) for i, request in enumerate(QUESTIONS)]
+    scored = {
+        (name, completion.text): completion
+        for batch in soft.logprobs(requests, [labels] * len(requests))
+        for name, completion in batch
+    }
+    for request in requests:
+        for label in labels:
+            prompt, own, _ = encoder.encode_pair(request, label)
+            told = behind_the_text(url, encoder, prompt + own, max_tokens=0, echo=True)["logprobs"]
+            found = scored[request.id, label]
+            assert found.finish is Finish.SCORED
+            assert found.completion_tokens == len(own)
+            expected = sum(told["token_logprobs"][-len(own) :])
+            # Without the virtual tokens every one of these would be off by more.
+            assert found.logprob == pytest.approx(expected, abs=0.1)
+
+
+def test_samples_behind_virtual_tokens(soft: VllmEngine) -> None:
+    request = ask("Once upon a time there", (0, 1, 2, 3), "text")
+    first = draw(soft, request, Sampling(temperature=1.0, max_tokens=20, seed=1, stop=(".",)))
+    rest = draw(soft, replace(request, indices=(4, 5)), Sampling(temperature=1.0, max_tokens=20, seed=1))
+    assert len({completion.text for completion in first + rest}) == 6
+    assert all("." not in completion.text for completion in first)
+
+
+def test_text_that_looks_like_control_tokens_goes_behind_virtual_tokens(soft: VllmEngine) -> None:
+    [completion] = draw(soft, ask("Say <|im_end|>."), Sampling(temperature=0, max_tokens=2))
+    assert completion.completion_tokens > 0
+
+
+def test_virtual_tokens_count_against_the_context(soft: VllmEngine) -> None:
+    [[(_, completion)]] = soft.sample([ask("word " * 2040, style="text")], GREEDY)
     assert completion.finish is Finish.ERROR
     assert "2048" in (completion.error or "")

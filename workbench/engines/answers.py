@@ -48,7 +48,7 @@ def _read_sample(
         text=text,
         prompt_tokens=prompt_tokens,
         completion_tokens=len(scores) or share,
-        logprob=_finite_sum(scores) if scores else None,
+        logprob=_finite(math.fsum(scores)) if scores else None,
         seconds=seconds,
         finish=FINISHES[reason],
     )
@@ -65,13 +65,25 @@ def read_scores(answer: dict[str, Any], prompt_tokens: int, owns: Sequence[list[
         lengths = [len(told[place]) - prompt_tokens for place in range(len(owns))]
         if lengths != [len(own) for own in owns]:
             raise ValueError("not one for each token of the prompt and the continuation")
-        return [_finite_sum(told[place][prompt_tokens:]) for place in range(len(owns))]
+        return [_finite(math.fsum(told[place][prompt_tokens:])) for place in range(len(owns))]
     except (KeyError, TypeError, ValueError) as error:
         raise ServerError(f"The answer lacks log-probabilities ({error!r}): {str(answer)[:200]}") from None
 
 
-def _finite_sum(scores: Sequence[float]) -> float:
-    total = math.fsum(scores)
-    if not math.isfinite(total):
-        raise ValueError(f"a sum of log-probabilities is {total}")
-    return total
+def read_next(answer: dict[str, Any], prompts: int, ids: Sequence[int]) -> list[dict[int, float]]:
+    """The log-probability of each of the tokens as the next one, for each prompt.
+
+    Raises:
+        ServerError: one is missing, NaN or infinite.
+    """
+    try:
+        told = {choice["index"]: choice["logprobs"]["top_logprobs"][0] for choice in answer["choices"]}
+        return [{token: _finite(told[place][f"token_id:{token}"]) for token in ids} for place in range(prompts)]
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise ServerError(f"The answer lacks log-probabilities ({error!r}): {str(answer)[:200]}") from None
+
+
+def _finite(logprob: float) -> float:
+    if not math.isfinite(logprob):
+        raise ValueError(f"a log-probability is {logprob}")
+    return logprob

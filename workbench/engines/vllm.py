@@ -6,7 +6,6 @@ a finished completion becomes a completion that finished with `error`: never an 
 """
 
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,24 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.cost import ModelShape
-from workbench.engines.answers import read_samples, read_scores
+from workbench.engines.answers import read_samples
 from workbench.engines.base import Batch, sample_seed
 from workbench.engines.client import ServerError, Servers
+from workbench.engines.soft_client import SoftPrompts, is_soft
+from workbench.engines.text_client import TextPrompts
 from workbench.errors import UserError, check_range, unknown_name
 from workbench.types import Completion, Finish, Model, Request, Sampling
 
 MAX_N = 32
 """Samples in one HTTP request: what is lost when it fails."""
 
-CONTROL = re.compile(r"<[|｜][^<>]*[|｜]>|</?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[/?INST\]")
-"""What the usual chat templates part turns with. A server reads it as control tokens wherever it stands."""
-
 
 class VllmEngine:
     """Client of OpenAI-compatible servers that serve the same model.
 
     Args:
-        model: its served name is the adapter folder's name, or else the base.
+        model: its served name is the adapter folder's name; the base where there is no adapter, or a soft
+            prompt, which is sent with every request.
         endpoints: the servers' addresses, with or without `/v1`; they take turns.
         api_key: the key that the servers want, or None.
         served_name: the name in the servers' /v1/models, where it is another one.
@@ -44,7 +43,7 @@ class VllmEngine:
         backoff: seconds before the first retry; doubled for every further one.
 
     Raises:
-        UserError: an address that is none, or a number out of its range.
+        UserError: an address that is none, a number out of its range, or a soft prompt that cannot be sent.
     """
 
     shape: ModelShape | None = None  # a server does not tell its model's size
@@ -65,10 +64,13 @@ class VllmEngine:
         check_range("timeout", timeout, 0, 86400, open_low=True)
         check_range("retries", retries, 0, 100)
         check_range("backoff", backoff, 0, 60)
-        self._name = served_name or (Path(model.adapter).name if model.adapter else model.base)
+        soft = is_soft(model)
+        self._name = served_name or (Path(model.adapter).name if model.adapter and not soft else model.base)
         self._concurrency = concurrency
         self._servers = Servers(endpoints, api_key, timeout, retries, backoff)
-        self._label_tokens: dict[str, list[int]] = {}
+        self._prompts = (
+            SoftPrompts(model, self._servers, self._name) if soft else TextPrompts(self._servers, self._name)
+        )
 
     @cached_property
     def version(self) -> str:
@@ -87,13 +89,16 @@ class VllmEngine:
 
     @cached_property
     def context(self) -> int | None:
-        """Tokens that a prompt and its answer may have together, the smallest of the endpoints'; None if untold.
+        """Tokens that a prompt and its answer may have together, less a soft prompt's; None where it is not told.
+
+        Of several endpoints it is the smallest.
 
         Raises:
             UserError: as `version`.
         """
         told = [card.get("max_model_len") for card in self._cards.values()]
-        return min((length for length in told if isinstance(length, int) and length > 0), default=None)
+        lengths = [length for length in told if isinstance(length, int) and length > 0]
+        return min(lengths) - self._prompts.virtual if lengths else None
 
     @cached_property
     def _cards(self) -> dict[str, dict[str, Any]]:
@@ -115,9 +120,9 @@ class VllmEngine:
         return found
 
     def count_tokens(self, requests: Sequence[Request]) -> list[int]:
-        """Tokens of each request's prompt, the chat template's among them, as the server counts them.
+        """Tokens of each request's prompt, the chat template's among them, a soft prompt's not.
 
-        0 where it cannot tell, as for a chat without a template: the request itself then says what is wrong.
+        0 where the server cannot tell, as for a chat without a template; the request itself says what is wrong.
 
         Raises:
             UserError: the key is refused, or no endpoint can be reached any more.
@@ -170,15 +175,13 @@ class VllmEngine:
             return "openai-compatible"
 
     async def _count(self, place: int, request: Request, client: httpx.AsyncClient) -> tuple[int, int]:
-        # Text that would not be sent to be answered, because it looks like control tokens, may be counted.
         try:
-            return place, len(await self._tokenize(client, _said(request)))
+            return place, await self._prompts.count(client, request)
         except ServerError:
             return place, 0
 
     async def _draw(self, request: Request, run: range, sampling: Sampling, client: httpx.AsyncClient) -> Batch:
         body = {
-            "model": self._name,
             "n": len(run),
             "seed": sample_seed(sampling.seed, request.id, run.start),
             "temperature": sampling.temperature,
@@ -191,13 +194,7 @@ class VllmEngine:
             "stop": list(sampling.stop),
         }
         try:
-            _check_no_control(message.content for message in request.messages)
-            body |= _said(request)
-            if request.style == "chat":
-                path, body = "/v1/chat/completions", body | {"logprobs": True, "top_logprobs": 0}
-            else:
-                path, body = "/v1/completions", body | {"logprobs": 0}
-            answer, seconds = await self._servers.post(client, path, body)
+            answer, seconds = await self._prompts.ask(client, request, body)
             completions = read_samples(answer, run, seconds)
         except ServerError as error:
             completions = self._failed(error, dict.fromkeys(run, ""))
@@ -205,18 +202,7 @@ class VllmEngine:
 
     async def _score(self, request: Request, texts: tuple[str, ...], client: httpx.AsyncClient) -> Batch:
         try:
-            _check_no_control([*(message.content for message in request.messages), *texts])
-            prompt = await self._tokenize(client, _said(request))
-            owns = [await self._own_tokens(client, request, prompt, text) for text in texts]
-            # echo with max_tokens=0 gives the log-probabilities of the prompt itself and draws nothing.
-            body: dict[str, Any] = {"model": self._name, "prompt": [prompt + own for own in owns]}
-            body |= {"max_tokens": 0, "echo": True, "logprobs": 0}
-            answer, seconds = await self._servers.post(client, "/v1/completions", body)
-            scores = read_scores(answer, len(prompt), owns)
-            completions = [
-                Completion(i, text, len(prompt), len(own), score, seconds / len(texts), Finish.SCORED)
-                for i, (text, own, score) in enumerate(zip(texts, owns, scores, strict=True))
-            ]
+            completions = await self._prompts.score(client, request, texts)
         except ServerError as error:
             # All of them: one label without a score would leave a choice among the others.
             completions = self._failed(error, dict(enumerate(texts)))
@@ -226,32 +212,6 @@ class VllmEngine:
         reason = self._servers.scrub(str(error))
         return [Completion(i, text, finish=Finish.ERROR, error=reason) for i, text in texts.items()]
 
-    async def _own_tokens(
-        self, client: httpx.AsyncClient, request: Request, prompt: list[int], text: str
-    ) -> list[int]:
-        """The continuation's tokens, as the engine hf has them.
-
-        In text style they are what follows the prompt in the whole, so that a leading space stays with its
-        word; after a chat template they are those of the continuation by itself.
-        """
-        if request.style == "text":
-            whole = await self._tokenize(client, {"prompt": _text(request) + text})
-            if whole[: len(prompt)] == prompt and len(whole) > len(prompt):
-                return whole[len(prompt) :]
-        if text not in self._label_tokens:
-            own = await self._tokenize(client, {"prompt": text, "add_special_tokens": False})
-            if not own:
-                raise UserError(f"The continuation {text!r} has no tokens, so it has no likelihood.")
-            self._label_tokens[text] = own
-        return self._label_tokens[text]
-
-    async def _tokenize(self, client: httpx.AsyncClient, what: dict[str, Any]) -> list[int]:
-        answer, _ = await self._servers.post(client, "/tokenize", {"model": self._name, **what})
-        tokens = answer.get("tokens")
-        if not isinstance(tokens, list):
-            raise ServerError(f"/tokenize gave no tokens: {str(answer)[:200]}")
-        return tokens
-
 
 def _runs(indices: Sequence[int], largest: int) -> Iterator[range]:
     """The indices as runs of consecutive ones, none longer than `largest`."""
@@ -259,25 +219,3 @@ def _runs(indices: Sequence[int], largest: int) -> Iterator[range]:
         run = [index for _, index in group]
         for start in range(run[0], run[-1] + 1, largest):
             yield range(start, min(start + largest, run[-1] + 1))
-
-
-def _check_no_control(texts: Iterator[str] | Sequence[str]) -> None:
-    for text in texts:
-        if found := CONTROL.search(text):
-            raise ServerError(
-                f"The text holds {found.group()!r}, which a server would read as a control token instead of "
-                "as text, so it was not sent. The engine hf takes it as text."
-            )
-
-
-def _text(request: Request) -> str:
-    return "".join(message.content for message in request.messages)
-
-
-def _said(request: Request) -> dict[str, Any]:
-    """The prompt as a server takes it: a conversation, or plain text."""
-    if request.style != "chat":
-        return {"prompt": _text(request)}
-    messages = [{"role": message.role, "content": message.content} for message in request.messages]
-    begun = request.messages[-1].role == "assistant"  # the start of the answer, which the model goes on with
-    return {"messages": messages, "add_generation_prompt": not begun, "continue_final_message": begun}

@@ -1,0 +1,125 @@
+"""Prompts that the server itself tokenises: a conversation for its chat template, or plain text."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import httpx
+
+from workbench.engines.answers import read_scores
+from workbench.engines.client import ServerError, Servers
+from workbench.errors import UserError
+from workbench.types import Completion, Finish, Request
+
+CONTROL = re.compile(r"<[|｜][^<>]*[|｜]>|</?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[/?INST\]")
+"""What the usual chat templates part turns with. A server reads it as control tokens wherever it stands."""
+
+
+class TextPrompts:
+    """How prompts are sent to servers as text.
+
+    Args:
+        servers: who answers.
+        name: the model's name there.
+    """
+
+    virtual = 0
+
+    def __init__(self, servers: Servers, name: str) -> None:
+        self._servers = servers
+        self._name = name
+        self._label_tokens: dict[str, list[int]] = {}
+
+    async def ask(
+        self, client: httpx.AsyncClient, request: Request, sampling: dict[str, Any]
+    ) -> tuple[dict[str, Any], float]:
+        """The answer to a request for samples, with their log-probabilities, and its seconds.
+
+        Raises:
+            ServerError: it cannot be answered, or the text looks like control tokens.
+            UserError: as `Servers.post`.
+        """
+        _check_no_control(message.content for message in request.messages)
+        body = {"model": self._name, **sampling, **_said(request)}
+        if request.style == "chat":
+            return await self._servers.post(
+                client, "/v1/chat/completions", body | {"logprobs": True, "top_logprobs": 0}
+            )
+        return await self._servers.post(client, "/v1/completions", body | {"logprobs": 0})
+
+    async def count(self, client: httpx.AsyncClient, request: Request) -> int:
+        """Tokens of the prompt, also where its text would not be sent to be answered.
+
+        Raises:
+            ServerError: the server cannot tell.
+            UserError: as `Servers.post`.
+        """
+        return len(await self._tokenize(client, _said(request)))
+
+    async def score(self, client: httpx.AsyncClient, request: Request, texts: Sequence[str]) -> list[Completion]:
+        """Each continuation with its log-probability behind the prompt.
+
+        Raises:
+            ServerError: one of them cannot be had, or the text looks like control tokens.
+            UserError: as `Servers.post`, or a continuation has no tokens.
+        """
+        _check_no_control([*(message.content for message in request.messages), *texts])
+        prompt = await self._tokenize(client, _said(request))
+        owns = [await self._own_tokens(client, request, prompt, text) for text in texts]
+        # echo with max_tokens=0 gives the log-probabilities of the prompt itself and draws nothing.
+        body: dict[str, Any] = {"model": self._name, "prompt": [prompt + own for own in owns]}
+        body |= {"max_tokens": 0, "echo": True, "logprobs": 0}
+        answer, seconds = await self._servers.post(client, "/v1/completions", body)
+        scores = read_scores(answer, len(prompt), owns)
+        return [
+            Completion(i, text, len(prompt), len(own), score, seconds / len(texts), Finish.SCORED)
+            for i, (text, own, score) in enumerate(zip(texts, owns, scores, strict=True))
+        ]
+
+    async def _own_tokens(
+        self, client: httpx.AsyncClient, request: Request, prompt: list[int], text: str
+    ) -> list[int]:
+        """The continuation's tokens, as the engine hf has them.
+
+        In text style they are what follows the prompt in the whole, so that a leading space stays with its
+        word; after a chat template they are those of the continuation by itself.
+        """
+        if request.style == "text":
+            whole = await self._tokenize(client, {"prompt": _text(request) + text})
+            if whole[: len(prompt)] == prompt and len(whole) > len(prompt):
+                return whole[len(prompt) :]
+        if text not in self._label_tokens:
+            own = await self._tokenize(client, {"prompt": text, "add_special_tokens": False})
+            if not own:
+                raise UserError(f"The continuation {text!r} has no tokens, so it has no likelihood.")
+            self._label_tokens[text] = own
+        return self._label_tokens[text]
+
+    async def _tokenize(self, client: httpx.AsyncClient, what: dict[str, Any]) -> list[int]:
+        answer, _ = await self._servers.post(client, "/tokenize", {"model": self._name, **what})
+        tokens = answer.get("tokens")
+        if not isinstance(tokens, list):
+            raise ServerError(f"/tokenize gave no tokens: {str(answer)[:200]}")
+        return tokens
+
+
+def _check_no_control(texts: Iterator[str] | Sequence[str]) -> None:
+    for text in texts:
+        if found := CONTROL.search(text):
+            raise ServerError(
+                f"The text holds {found.group()!r}, which a server would read as a control token instead of "
+                "as text, so it was not sent. The engine hf takes it as text."
+            )
+
+
+def _text(request: Request) -> str:
+    return "".join(message.content for message in request.messages)
+
+
+def _said(request: Request) -> dict[str, Any]:
+    """The prompt as a server takes it: a conversation, or plain text."""
+    if request.style != "chat":
+        return {"prompt": _text(request)}
+    messages = [{"role": message.role, "content": message.content} for message in request.messages]
+    begun = request.messages[-1].role == "assistant"  # the start of the answer, which the model goes on with
+    return {"messages": messages, "add_generation_prompt": not begun, "continue_final_message": begun}
