@@ -14,6 +14,10 @@ RECIPES = {
     "few_shot": ("recipes.few_shot", "exemplars in the prompt: random, balanced or nearest neighbours"),
     "majority_vote": ("recipes.majority_vote", "several samples a question, the most frequent answer wins"),
     "pass_at_k": ("recipes.pass_at_k", "pass@k and majority@k curves from n samples a question"),
+    "prompt_sensitivity": ("recipes.prompt_sensitivity", "how far seeds, orders or wordings move the score"),
+    "prompt_search": ("recipes.prompt_search", "find an instruction: proposed, scored on dev, resampled (APE)"),
+    "prompt_tuning": ("recipes.prompt_tuning", "learn a few virtual tokens' embeddings, the model frozen"),
+    "prefix_tuning": ("recipes.prefix_tuning", "learn a few virtual tokens' keys and values in every layer"),
     "lora": ("recipes.lora", "tune a LoRA adapter on the task's practice split, and measure it"),
     "evaluate": ("recipes.evaluate", "measure any System: a run's, or a system.json"),
     "compare": ("recipes.compare", "two or more runs on the questions they share, with paired tests"),
@@ -21,7 +25,7 @@ RECIPES = {
     "runs": ("recipes.runs", "list the runs"),
     "models": ("recipes.models", "list the models that are at hand"),
     "tasks": ("recipes.tasks", "list the tasks and their settings"),
-    "prompts": ("recipes.prompts", "list the prompts, and what each is for"),
+    "prompts": ("recipes.prompts", "list the prompts; `prompts show NAME` renders one on a real example"),
     "doctor": ("recipes.doctor", "what this machine has, what would not work, and the mend"),
 }
 

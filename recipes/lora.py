@@ -6,7 +6,7 @@ from workbench.command import Flat, run_script
 from workbench.methods.lora import Config as LoraConfig
 from workbench.methods.lora import adapt
 from workbench.session import Session, Setup
-from workbench.training.card import cost_of, result_section
+from workbench.tuning import tune_and_measure
 from workbench.types import Result
 
 
@@ -21,11 +21,7 @@ class Config:
 def main(config: Config) -> Result:
     """Tune, measure, and add the result to the model card."""
     with Session("lora", config.setup, config) as session:
-        tuned = adapt(session.system(), session.task, config.lora, session.run, quiet=config.setup.quiet)
-        result = session.report(tuned, cost_of(session.run))
-        card = session.run.path / "README.md"
-        session.run.write_card(card.read_text(encoding="utf-8") + result_section(result))
-        return result
+        return tune_and_measure(session, adapt, {"lora": config.lora})
 
 
 if __name__ == "__main__":

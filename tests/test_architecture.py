@@ -16,17 +16,19 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("ui.py",),
     ("recipes/",),
-    ("workbench/ladder.py", "workbench/ui/"),
+    ("workbench/ladder.py", "workbench/sensitivity.py", "workbench/ui/"),
+    ("workbench/tuning.py",),
     ("workbench/methods/", "workbench/session.py"),
     ("workbench/harness.py", "workbench/report_html.py"),
-    ("workbench/report.py",),
+    ("workbench/report.py", "workbench/metrics.py"),
     ("workbench/decoding/", "workbench/training/", "workbench/compare.py", "workbench/exemplars.py"),
     ("workbench/engines/", "workbench/runs.py", "workbench/export.py", "workbench/doctor.py"),
-    ("workbench/adapters.py",),
+    ("workbench/adapters.py", "workbench/sentence_encoder.py"),
     (
         "workbench/tasks/", "workbench/models.py", "workbench/chat_template.py", "workbench/prompts.py",
         "workbench/store.py", "workbench/run_folder.py",
     ),
+    ("workbench/prompt_files.py",),
     (
         "workbench/salvage.py", "workbench/cost.py", "workbench/files.py", "workbench/progress.py",
         "workbench/killable.py", "workbench/command.py",

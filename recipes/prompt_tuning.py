@@ -1,0 +1,37 @@
+"""Prompt tuning: learn a few virtual tokens on the practice split, the model frozen, and measure.
+
+With several --lengths each is learned, and the one that does best on dev is measured.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from workbench.command import Flat, run_script
+from workbench.methods.soft_prompt import PromptTuning, adapt
+from workbench.session import Session, Setup
+from workbench.tuning import tune_and_measure
+from workbench.types import Result
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to learn and measure, and how.
+
+    Attributes:
+        lengths: several numbers of virtual tokens, in place of --tokens.
+    """
+
+    setup: Flat[Setup] = field(default_factory=Setup)
+    prompt_tuning: Flat[PromptTuning] = field(default_factory=PromptTuning)
+    lengths: tuple[int, ...] = ()
+
+
+def main(config: Config) -> Result:
+    """Learn, measure, and add the result to the model card."""
+    lengths = config.lengths or (config.prompt_tuning.tokens,)
+    variants = {f"tokens-{tokens}": replace(config.prompt_tuning, tokens=tokens) for tokens in lengths}
+    with Session("prompt_tuning", config.setup, config) as session:
+        return tune_and_measure(session, adapt, variants)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __file__)
