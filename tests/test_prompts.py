@@ -1,5 +1,6 @@
 """Prompt files load or are refused by file and field; templates end soon; values are data."""
 
+import re
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import UserError
-from workbench.prompts import describe, load_prompt, prompt_names, render, render_answer
+from workbench.prompts import describe, load_prompt, prompt_names, prompts_of, purpose_of, render, render_answer
 from workbench.types import Example, Message, Prompt
 
 EXAMPLE = Example.make("2 + 3 = ?", "5", "2 + 3 is 5", {"labels": "negative, neutral, positive"})
@@ -42,27 +43,65 @@ def prompt_of(*contents: str) -> Prompt:
 # --- the prompts that ship --------------------------------------------------------------------------
 
 
-def test_the_tasks_have_their_prompts() -> None:
-    assert {"arithmetic", "arithmetic-steps", "gsm8k", "phrasebank", "phrasebank-text", "question"} <= set(
-        prompt_names()
+def examples_for(prompt: Prompt) -> tuple[Example, ...]:
+    """Three examples that bring every variable, each with a value of its own."""
+    own = [name for name in prompt.variables if name != "input"]
+    return tuple(
+        Example.make(f"question {i}", f"target {i}", f"steps {i}", {name: f"the {name} {i}" for name in own})
+        for i in range(3)
     )
+
+
+def test_the_library_has_what_its_purposes_need() -> None:
+    purposes = {name: purpose_of(name) for name in prompt_names()}
+    assert {
+        "arithmetic", "phrasebank", "gsm8k", "classify", "question", "persona", "extract", "critique", "revise",
+        "judge-score", "judge-pair", "constitution-critique", "constitution-revise",
+    } <= set(purposes.values())  # fmt: skip
+    chat = {name for name in prompt_names() if load_prompt(name).style == "chat"}
+    for purpose in ("arithmetic", "phrasebank"):  # prompt sensitivity has something to vary
+        assert len(chat & set(prompts_of(purpose))) >= 4
+    found = " ".join(map(describe, prompts_of("question")))
+    assert all(word in found for word in ("zero-shot", "few-shot", "chain of thought"))
+
+
+@pytest.mark.parametrize("purpose", sorted({purpose_of(name) for name in prompt_names()}))
+def test_prompts_of_one_purpose_can_be_exchanged(purpose: str) -> None:
+    prompts = [load_prompt(name) for name in prompts_of(purpose)]
+    needs = {frozenset(prompt.variables).difference(dict(prompt.defaults)) for prompt in prompts}
+    assert len(needs) == 1, "they ask an example for the same variables"
+    assert len({(prompt.messages, prompt.shot) for prompt in prompts}) == len(prompts)
 
 
 @pytest.mark.parametrize("name", prompt_names())
 def test_a_shipped_prompt_is_sound(name: str) -> None:
     prompt = load_prompt(name)
-    assert describe(name).strip()
-    assert prompt.shot, "every shipped prompt can show exemplars"
-    zero = render(prompt, EXAMPLE)
-    few = render(prompt, EXAMPLE, EXEMPLARS)
-    assert EXAMPLE.input in zero[-1].content
-    assert not any(EXAMPLE.target == m.content for m in zero), "the answer is not in the question"
-    assert few[-1] == zero[-1]
-    assert len(few) == len(zero) + len(EXEMPLARS) * len(prompt.shot)
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
+    what_for, _, source = describe(name).partition(" Source: ")
+    assert what_for.endswith(".")
+    assert "written for this project" in source or re.search(r"arXiv \d{4}\.\d{5}", source)
+    example = examples_for(prompt)[0]
+    zero = render(prompt, example)
+    whole = "\n".join(message.content for message in zero)
+    assert example.input in whole and all(value in whole for _, value in example.variables)
+    assert example.target not in whole and example.rationale not in whole, "the answer is not in the question"
     if prompt.style == "chat":
-        assert not any(m.content != m.content.strip() for m in few), "no stray white space"
-        roles = [m.role for m in few if m.role != "system"]
-        assert roles == ["user", "assistant"] * len(EXEMPLARS) + ["user"]
+        assert all(message.content == message.content.strip() for message in zero), "no stray white space"
+
+
+@pytest.mark.parametrize("name", [name for name in prompt_names() if purpose_of(name) != "propose"])
+def test_exemplars_are_asked_as_the_question_is(name: str) -> None:
+    prompt = load_prompt(name)
+    first, second, example = examples_for(prompt)
+    zero = render(prompt, example)
+    few = render(prompt, example, (first, second))
+    assert few[-1] == zero[-1]
+    assert render_answer(prompt, example).strip() in (example.target, example.rationale)
+    if prompt.style == "chat":
+        turns = [(m.role, m.content) for m in few if m.role != "system"]
+        assert [role for role, _ in turns] == ["user", "assistant", "user", "assistant", "user"]
+        asked = [render(prompt, e)[-1].content for e in (first, second, example)]
+        assert [content for role, content in turns if role == "user"] == asked
 
 
 def test_the_text_of_the_base_model_prompt_is_exact() -> None:
