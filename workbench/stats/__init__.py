@@ -15,10 +15,12 @@ from workbench.stats.paired import (
     paired_bootstrap,
 )
 from workbench.stats.samples import CoverageFit, best_of_n_kl_bound, fit_coverage, pass_at_k
+from workbench.stats.spread import Spread, paired_spread_test, spread
 
 __all__ = [
     "CoverageFit",
     "PairedDifference",
+    "Spread",
     "best_of_n_kl_bound",
     "bootstrap_interval",
     "calibrated",
@@ -31,6 +33,8 @@ __all__ = [
     "mcnemar_exact",
     "minimum_detectable_effect",
     "paired_bootstrap",
+    "paired_spread_test",
     "pass_at_k",
+    "spread",
     "wilson_interval",
 ]
