@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 import workbench.methods
+from workbench.engines import EngineConfig, open_engine
 from workbench.harness import questions_of
-from workbench.methods import few_shot, lora
+from workbench.methods import few_shot, label_scoring, lora, prompt_search, soft_prompt
 from workbench.prompts import load_prompt
 from workbench.runs import Run
+from workbench.store import Store
 from workbench.tasks.arithmetic import Config as ArithmeticConfig
 from workbench.tasks.arithmetic import load
 from workbench.tasks.base import Task
@@ -51,7 +53,33 @@ def adapt_lora(system: System, task: Task, root: Path) -> None:
         lora.adapt(system, task, config, run, quiet=True)
 
 
-METHODS: dict[str, Callable[[System, Task, Path], None]] = {"few_shot": adapt_few_shot, "lora": adapt_lora}
+def adapt_prompt_search(system: System, task: Task, root: Path) -> None:
+    config = prompt_search.Config(
+        temperature=100, dev_questions=2, first_questions=1
+    )  # so hot that it says a word
+    engine = open_engine(system.model, EngineConfig(device="cpu", dtype="float32"))
+    with Run.open(root, "prompt_search", {}) as run, Store(root / "completions.sqlite") as store:
+        prompt_search.adapt(system, task, config, run, engine, store, quiet=True)
+
+
+def adapt_label_scoring(system: System, task: Task, root: Path) -> None:
+    label_scoring.adapt(system, task, label_scoring.Config())
+
+
+def adapt_soft_prompt(system: System, task: Task, root: Path) -> None:
+    training = Training(epochs=1, precision="float32")
+    for kind in (soft_prompt.PromptTuning, soft_prompt.PrefixTuning):
+        with Run.open(root, kind.__name__, {}) as run:
+            soft_prompt.adapt(system, task, kind(tokens=2, training=training), run, quiet=True)
+
+
+METHODS: dict[str, Callable[[System, Task, Path], None]] = {
+    "few_shot": adapt_few_shot,
+    "label_scoring": adapt_label_scoring,
+    "lora": adapt_lora,
+    "prompt_search": adapt_prompt_search,
+    "soft_prompt": adapt_soft_prompt,
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
