@@ -13,8 +13,11 @@ from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
 from workbench.ladder import _DEFAULT, _DEFAULTS, RUNGS, Config, climb
 from workbench.methods.few_shot import Config as FewShotConfig
+from workbench.methods.prompt_search import Config as SearchConfig
+from workbench.methods.soft_prompt import PrefixTuning, PromptTuning
 from workbench.report import Rung
 from workbench.session import Session, Setup
+from workbench.training.config import Training
 from workbench.types import Majority, Request, Sampling, Selection
 
 CONFIG = Config(few_shot=FewShotConfig(shots=2), vote=Majority(n=4))
@@ -46,7 +49,12 @@ def climbed(setup: Setup, *rungs: str, **changes: Any) -> list[Rung]:
         return climb(session, config)
 
 
-UNTUNED = tuple(name for name, slots in RUNGS.items() if not slots.tuned and slots.exemplars != "balanced")
+PLAIN = tuple(
+    name
+    for name, slots in RUNGS.items()
+    if not (slots.tuned or slots.searched or slots.calibrated)
+    and slots.exemplars not in ("balanced", "sentence-transformer")
+)
 
 
 def test_each_rung_fills_its_slots(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,8 +66,8 @@ def test_each_rung_fills_its_slots(setup: Setup, monkeypatch: pytest.MonkeyPatch
         return measure(self, system, cost, label)
 
     monkeypatch.setattr(Session, "measure", spied)
-    climbed(setup, *UNTUNED)
-    assert set(systems) == set(UNTUNED)
+    climbed(setup, *PLAIN)
+    assert set(systems) == set(PLAIN)
     for name, system in systems.items():
         slots = RUNGS[name]
         assert isinstance(system.decode, Majority) == slots.vote
@@ -67,6 +75,42 @@ def test_each_rung_fills_its_slots(setup: Setup, monkeypatch: pytest.MonkeyPatch
     assert systems["few-shot-knn"].prompt.shots.selection is Selection.BM25
     assert systems["few-shot-embedding"].prompt.shots.selection is Selection.EMBEDDING
     assert systems["few-shot-majority-vote"].prompt == systems["few-shot-random"].prompt
+    assert systems["chain-of-thought"].prompt.name == "question-steps"
+    assert systems["chain-of-thought"].decode.max_tokens == 256, "steps take more than the task's own limit"
+    assert systems["chain-of-thought-majority-vote"].decode.max_tokens == 256
+
+
+def test_calibrated_rungs_of_a_task_with_labels(setup: Setup, tmp_path: Path) -> None:
+    rows = "".join(f"ticket {i} about {w},{w}\n" for i in range(40) for w in ("red", "blue"))
+    (tmp_path / "tickets.csv").write_text("text,team\n" + rows)
+    args = (f"path={tmp_path / 'tickets.csv'}", "input=text", "target=team", "grader=label")
+    names = [name for name, slots in RUNGS.items() if slots.calibrated]
+    found = climbed(replace(setup, task="file", task_args=args, questions=4), "zero-shot", *names)
+    assert [rung.name for rung in found] == ["zero-shot", *names]
+    assert len({rung.result.system for rung in found}) == len(found)
+
+
+def test_prompt_search_and_its_vote_share_one_search(setup: Setup, asked: list[int]) -> None:
+    search = SearchConfig(candidates=4, dev_questions=2, first_questions=1, variations=2)
+    found = climbed(setup, "zero-shot", "prompt-search", "prompt-search-majority-vote", prompt_search=search)
+    assert found[1].result.cost_to_make == found[2].result.cost_to_make
+    assert found[1].result.cost_to_make.tokens > 0
+    [prompt] = setup.runs.glob("ladder-*/prompt-search/prompt-search-*.yaml")
+    assert "prompt search" in prompt.read_text(encoding="utf-8")
+
+
+def test_soft_prompts_are_learned_once_for_all_their_rungs(setup: Setup, tiny_model: Path) -> None:
+    training = Training(epochs=1, batch_size=4, micro_batch=4, examples=8, precision="float32")
+    real = replace(setup, model=str(tiny_model), engine=EngineConfig(dtype="float32"), questions=2)
+    names = [name for name, slots in RUNGS.items() if slots.tuned in ("prompt-tuning", "prefix-tuning")]
+    found = climbed(
+        real, "zero-shot", *names,
+        prompt_tuning=PromptTuning(tokens=3, training=training), prefix_tuning=PrefixTuning(3, training=training),
+    )  # fmt: skip
+    costs = {rung.name: rung.result.cost_to_make for rung in found}
+    for kind, parameters in (("prompt-tuning", 3 * 32), ("prefix-tuning", 3 * 2 * 2 * 16)):
+        assert costs[kind] == costs[f"{kind}-majority-vote"]
+        assert costs[kind].parameters == parameters
 
 
 def test_a_finished_rung_is_not_done_again_and_a_new_one_is(setup: Setup, asked: list[int]) -> None:

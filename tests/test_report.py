@@ -78,7 +78,7 @@ def six_rungs() -> list[Rung]:
     vote = answers(0.507, like=knn, seed=4)
     lora = answers(0.613, like=knn, seed=5)
     both = answers(0.64, like=lora, seed=6)
-    trained = CostToMake(412_000, 2.22e14, 214.0, 1_900_000_000, 3.86, "estimated at 65 W")
+    trained = CostToMake(412_000, 2.22e14, 214.0, 1_900_000_000, 3.86, "estimated at 65 W", 2_442_240)
     found = [
         rung(
             "zero-shot",
@@ -166,7 +166,7 @@ def test_the_table_shows_every_number_of_a_rung() -> None:
         "0",
     ]
     lora = [line for line in lines if line.lstrip().startswith("LoRA ") and "majority" not in line][1]
-    for part in ("3 min 34 s", "412 k", "222 T", "3.86", "0.02 s", "38 + 8", "13.6 G", text_hash("LoRA")):
+    for part in ("3 min 34 s", "2,442,240", "412 k", "222 T", "3.86", "0.02 s", "38 + 8", "13.6 G", text_hash("LoRA")):
         assert part in lora
     for part in ("150 questions", "6 systems have been looked at", "exact McNemar", "four times in five"):
         assert part in text

@@ -131,6 +131,9 @@ def system_hash(system: System) -> str:
     """The System's name everywhere. Equal content gives an equal hash, wherever its folders lie."""
     content = to_json(system, defaults=False)
     content["model"] = model_identity(system.model)
+    shots = system.prompt.shots
+    if shots is not None and shots.encoder is not None and Path(shots.encoder).is_dir():
+        content["prompt"]["shots"]["encoder"] = folder_hash(shots.encoder)
     return short_hash(content)
 
 

@@ -17,39 +17,70 @@ from workbench.compare import changed
 from workbench.cost import inference_flops, training_flops
 from workbench.errors import unknown_name
 from workbench.harness import evaluate, questions_of
-from workbench.methods import few_shot, lora
+from workbench.methods import few_shot, label_scoring, lora, prompt_search, soft_prompt
 from workbench.methods.few_shot import Config as FewShotConfig
+from workbench.methods.label_scoring import Config as LabelConfig
 from workbench.methods.lora import Config as LoraConfig
+from workbench.methods.prompt_search import Config as SearchConfig
+from workbench.methods.soft_prompt import PrefixTuning, PromptTuning
+from workbench.prompts import load_prompt
 from workbench.report import Rung, advice, duration, percent, quantity, span, table
 from workbench.report_html import ChangedExample, write_html
 from workbench.runs import Run
 from workbench.session import Session, content_of, one_sample
 from workbench.store import Store
 from workbench.training.card import cost_of
-from workbench.types import CostToMake, Majority, Result, System
+from workbench.tuning import tune
+from workbench.types import LONGEST, CostToMake, Greedy, Majority, Result, System
 
-Exemplars = Literal["random", "balanced", "bm25", "embedding"]
+Exemplars = Literal["random", "balanced", "bm25", "embedding", "sentence-transformer"]
+Tuned = Literal["prompt-tuning", "prefix-tuning", "lora"]
 
 
 @dataclass(frozen=True)
 class Slots:
-    """What fills a rung's slots: None leaves the setup's own prompt, model or decode."""
+    """What fills a rung's slots; what is not said leaves the setup's own prompt, model or decode.
 
+    Attributes:
+        steps: the prompt asks for steps before the answer.
+        searched: the prompt's instruction comes from prompt search.
+        exemplars: the prompt shows some.
+        tuned: the model is tuned in this way.
+        calibrated: labels are scored with contextual calibration.
+        vote: the answer is a majority's.
+    """
+
+    steps: bool = False
+    searched: bool = False
     exemplars: Exemplars | None = None
-    tuned: bool = False
+    tuned: Tuned | None = None
+    calibrated: bool = False
     vote: bool = False
 
 
 RUNGS = {
     "zero-shot": Slots(),
+    "zero-shot-calibrated": Slots(calibrated=True),
+    "chain-of-thought": Slots(steps=True),
+    "chain-of-thought-majority-vote": Slots(steps=True, vote=True),
     "few-shot-random": Slots(exemplars="random"),
+    "few-shot-random-calibrated": Slots(exemplars="random", calibrated=True),
     "few-shot-balanced": Slots(exemplars="balanced"),
+    "few-shot-balanced-calibrated": Slots(exemplars="balanced", calibrated=True),
     "few-shot-knn": Slots(exemplars="bm25"),
+    "few-shot-knn-calibrated": Slots(exemplars="bm25", calibrated=True),
     "few-shot-embedding": Slots(exemplars="embedding"),
+    "few-shot-sentence-transformer": Slots(exemplars="sentence-transformer"),
     "majority-vote": Slots(vote=True),
     "few-shot-majority-vote": Slots(exemplars="random", vote=True),
-    "lora": Slots(tuned=True),
-    "lora-majority-vote": Slots(tuned=True, vote=True),
+    "prompt-search": Slots(searched=True),
+    "prompt-search-majority-vote": Slots(searched=True, vote=True),
+    "prompt-tuning": Slots(tuned="prompt-tuning"),
+    "prompt-tuning-majority-vote": Slots(tuned="prompt-tuning", vote=True),
+    "prefix-tuning": Slots(tuned="prefix-tuning"),
+    "prefix-tuning-majority-vote": Slots(tuned="prefix-tuning", vote=True),
+    "lora": Slots(tuned="lora"),
+    "lora-majority-vote": Slots(tuned="lora", vote=True),
 }
 
 _DEFAULT = ("zero-shot", "few-shot-random", "few-shot-knn", "majority-vote", "lora", "lora-majority-vote")
@@ -58,6 +89,7 @@ _DEFAULTS = {
     "gsm8k": ("zero-shot", "few-shot-random", "majority-vote"),
 }
 
+_STEPS = "question-steps"  # the prompt of the rungs with a chain of thought
 _PROBED = 16  # practice questions that the estimate is measured on
 _SHOWN = 4  # changed examples of each kind and rung in the report
 
@@ -67,12 +99,14 @@ class Config:
     """Which rungs, and the settings of the methods that they use.
 
     Attributes:
-        rungs: zero-shot, few-shot-random, few-shot-balanced, few-shot-knn, few-shot-embedding,
-            majority-vote, few-shot-majority-vote, lora, lora-majority-vote; the first is the baseline. By
-            default a set that suits the task.
+        rungs: which; the first is the baseline. By default a set that suits the task; a name that does not
+            exist lists those that do.
         estimate_only: print the estimate and stop.
         few_shot: exemplars; which ones is said by the rung.
-        lora: the tuned rungs.
+        prompt_search: the rung prompt-search.
+        prompt_tuning: the rung prompt-tuning.
+        prefix_tuning: the rung prefix-tuning.
+        lora: the rungs lora.
         vote: the voting rungs.
 
     Raises:
@@ -82,6 +116,9 @@ class Config:
     rungs: tuple[str, ...] = ()
     estimate_only: bool = False
     few_shot: Flat[FewShotConfig] = field(default_factory=FewShotConfig)
+    prompt_search: SearchConfig = field(default_factory=SearchConfig)
+    prompt_tuning: PromptTuning = field(default_factory=PromptTuning)
+    prefix_tuning: PrefixTuning = field(default_factory=PrefixTuning)
     lora: Flat[LoraConfig] = field(default_factory=LoraConfig)
     vote: Flat[Majority] = field(default_factory=Majority)
 
@@ -138,26 +175,48 @@ def _rung(session: Session, name: str, config: Config) -> Result:
     """The rung's result, from the run's folder where it is done."""
     if (done := session.run.read_result(f"rung-{name}")) is not None:
         return done
-    slots = RUNGS[name]
+    slots, task = RUNGS[name], session.task
     system, cost = session.system(), CostToMake()
+    if slots.steps:
+        system = replace(system, prompt=load_prompt(_STEPS), decode=Greedy(LONGEST))
+    if slots.searched:
+        system, cost = _searched(session, system, config.prompt_search)
     if slots.tuned:
-        system, cost = _tuned(session, system, config.lora)
+        system, cost = _tuned(session, slots.tuned, config)
     if slots.exemplars:
-        system = few_shot.adapt(system, session.task, replace(config.few_shot, exemplars=slots.exemplars))
+        encoder = config.few_shot.encoder if slots.exemplars == "sentence-transformer" else None
+        settings = replace(config.few_shot, exemplars=slots.exemplars, encoder=encoder)
+        system = few_shot.adapt(system, task, settings)
+    if slots.calibrated:
+        system = label_scoring.adapt(system, task, LabelConfig(calibrate=True))
     if slots.vote:
-        system = replace(system, decode=session.with_length(config.vote))
+        decode = replace(config.vote, max_tokens=config.vote.max_tokens or (LONGEST if slots.steps else None))
+        system = replace(system, decode=session.with_length(decode))
     result = session.measure(system, cost, label=name)
     if not any(outcome.score is None for outcome in result.outcomes):  # failed requests are asked for again
         session.run.write_result(result, f"rung-{name}")
     return result
 
 
-def _tuned(session: Session, system: System, config: LoraConfig) -> tuple[System, CostToMake]:
-    """The system with its LoRA adapter, trained in a run of its own inside the ladder's."""
-    session.close_engine()
-    content = {"recipe": "lora", **content_of(config), "task_hash": session.task.hash}
-    with Run.open(session.run.path, "lora", content, name="lora") as run:
-        return lora.adapt(system, session.task, config, run, quiet=session.setup.quiet), cost_of(run)
+def _searched(session: Session, system: System, config: SearchConfig) -> tuple[System, CostToMake]:
+    """The system with the best instruction found, searched for in a run of its own inside the ladder's."""
+    content = {"recipe": "prompt_search", **content_of(config), "task_hash": session.task.hash}
+    with Run.open(session.run.path, "prompt_search", content, name="prompt-search") as run:
+        engine = session.engine(system.model)
+        found = prompt_search.adapt(
+            system, session.task, config, run, engine, session.store, quiet=session.setup.quiet
+        )
+        return found, cost_of(run)
+
+
+def _tuned(session: Session, how: Tuned, config: Config) -> tuple[System, CostToMake]:
+    """The system with its tuned model, trained once for all rungs that use it."""
+    if how == "lora":
+        system, run = tune(session, lora.adapt, how, config.lora)
+    else:
+        settings = config.prompt_tuning if how == "prompt-tuning" else config.prefix_tuning
+        system, run = tune(session, soft_prompt.adapt, how, settings)
+    return system, cost_of(run)
 
 
 def _changed_examples(session: Session, rungs: Sequence[Rung]) -> list[ChangedExample]:
@@ -199,19 +258,32 @@ def _estimate(session: Session, names: Sequence[str], config: Config) -> str:
         seconds = time.perf_counter() - started
     questions = len(questions_of(task, session.setup.split, session.setup.questions))
     prompt, completion = probe.cost_to_use.prompt_tokens, probe.cost_to_use.completion_tokens
-    learned = len(task.practice[: config.lora.training.examples]) * config.lora.training.epochs
     tokens = flops = 0.0
     for name in names:
         slots = RUNGS[name]
         n = config.vote.n if slots.vote else 1
         read = prompt * (1 + (config.few_shot.shots if slots.exemplars else 0))
-        tokens += questions * (read + n * completion)
+        written = LONGEST if slots.steps else completion
+        tokens += questions * (read + n * written)
         if engine.shape:
-            flops += questions * inference_flops(engine.shape, read, completion, samples=n)
-    if any(RUNGS[name].tuned for name in names):
-        tokens += learned * (prompt + completion)
+            flops += questions * inference_flops(engine.shape, read, written, samples=n)
+    trainings = {
+        "prompt-tuning": config.prompt_tuning.training,
+        "prefix-tuning": config.prefix_tuning.training,
+        "lora": config.lora.training,
+    }
+    for how in {tuned for name in names if (tuned := RUNGS[name].tuned)}:
+        training = trainings[how]
+        learned = training.epochs * len(task.practice[: training.examples]) * (prompt + completion)
+        tokens += learned
         if engine.shape:
-            flops += training_flops(engine.shape, int(learned * (prompt + completion)), frozen_weights=True)
+            flops += training_flops(engine.shape, int(learned), frozen_weights=True)
+    if any(RUNGS[name].searched for name in names):
+        planned = prompt_search.plan(system, task, config.prompt_search, engine, session.store)
+        searching = min(planned.budget, planned.proposing + planned.scoring)
+        tokens += searching
+        if engine.shape:
+            flops += inference_flops(engine.shape, searching, 0)
     text = f"{len(names)} rungs, {questions} questions each: about {quantity(tokens)} tokens"
     if probe.cost_to_use.flops and seconds:
         speed = asked * probe.cost_to_use.flops / seconds

@@ -49,7 +49,7 @@ def table(rungs: Sequence[Rung], looks: int) -> str:
         accuracy.add_column(status.value, justify="right", no_wrap=True)
     cost = Table(box=SIMPLE_HEAD, pad_edge=False)
     cost.add_column("rung", min_width=12)
-    for name in ("to make", "tokens", "FLOPs", "Wh", "to use: a question", "tokens", "FLOPs", "system"):
+    for name in ("to make", "trained", "tokens", "FLOPs", "Wh", "to use: a question", "tokens", "FLOPs", "system"):
         cost.add_column(name, justify="right", no_wrap=True)
     for rung, comparison in zip(rungs, against_first(rungs), strict=True):
         result, make, use = rung.result, rung.result.cost_to_make, rung.result.cost_to_use
@@ -65,6 +65,7 @@ def table(rungs: Sequence[Rung], looks: int) -> str:
         cost.add_row(
             rung.name,
             duration(make.seconds) if make != CostToMake() else "nothing",
+            f"{make.parameters:,}" if make.parameters else "",
             quantity(make.tokens) if make.tokens else "",
             quantity(make.flops) if make.flops else "",
             f"{make.watt_hours:.3g}" if make.watt_hours else "",

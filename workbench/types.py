@@ -357,13 +357,13 @@ class Interval:
 class CostToMake:
     """What a System cost to make, once; `parameters` are those that were trained."""
 
-    parameters: int = 0
     tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     watt_hours: float = 0.0
     energy_source: str = "none"
+    parameters: int = 0
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class PromptTuning:
     tokens: int = 20
     init: Literal["text", "labels", "vocabulary", "random"] = "text"
     init_text: str | None = None
-    training: Flat[Training] = field(default_factory=lambda: Training(learning_rate=3e-2))
+    training: Flat[Training] = field(default_factory=lambda: Training(learning_rate=0.3))
 
     def __post_init__(self) -> None:
         check_range("tokens", self.tokens, 1, 10_000)
@@ -64,6 +64,7 @@ class PrefixTuning(PromptTuning):
     name: ClassVar[str] = "prefix tuning"
 
     tokens: int = 10
+    training: Flat[Training] = field(default_factory=lambda: Training(learning_rate=0.03))
 
 
 def adapt(system: System, task: Task, config: PromptTuning, run: Run, *, quiet: bool = False) -> System:
