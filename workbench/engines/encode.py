@@ -8,6 +8,7 @@ model was trained.
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from workbench.chat_template import render_chat_template
@@ -36,6 +37,8 @@ class Encoder:
         self._lead: list[int] = whole[: places[0]] if places else []
         self._anchor = self._plain("a")
         self._anchor_text = self._decode(self._anchor)
+        # A prompt is asked for again for each of its labels, and where its tokens were counted before.
+        self._remembered = lru_cache(maxsize=4096)(self._encode)
 
     def encode(self, request: Request) -> list[int]:
         """The request's prompt as token ids, ready for the model to go on.
@@ -43,12 +46,15 @@ class Encoder:
         Raises:
             UserError: a chat prompt for a model that has no chat template.
         """
-        text = "".join(message.content for message in request.messages)
-        if request.style == "text":
+        return list(self._remembered(request.messages, request.style))
+
+    def _encode(self, messages: tuple[Message, ...], style: str) -> list[int]:
+        text = "".join(message.content for message in messages)
+        if style == "text":
             return self.encode_text(text)
         if self._at_control.search(text):
-            return self._encode_apart(request.messages)
-        chat = _writable(self._chat(request.messages))
+            return self._encode_apart(messages)
+        chat = _writable(self._chat(messages))
         ids: list[int] = self.tokenizer(chat, add_special_tokens=False)["input_ids"]
         return ids
 
