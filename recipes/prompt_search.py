@@ -6,8 +6,8 @@ from workbench.command import Flat, run_script
 from workbench.files import read_json
 from workbench.methods.prompt_search import Config as PromptSearchConfig
 from workbench.methods.prompt_search import adapt, plan
-from workbench.methods.search_report import summary
 from workbench.report import Rung, table
+from workbench.searching.summary import summary
 from workbench.session import Session, Setup, one_sample
 from workbench.training.card import cost_of
 from workbench.types import Result

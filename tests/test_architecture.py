@@ -19,6 +19,7 @@ FLOORS = (
     ("workbench/ladder.py", "workbench/sensitivity.py", "workbench/ui/"),
     ("workbench/tuning.py",),
     ("workbench/methods/", "workbench/session.py"),
+    ("workbench/searching/",),
     ("workbench/harness.py", "workbench/report_html.py"),
     ("workbench/report.py", "workbench/metrics.py"),
     ("workbench/decoding/", "workbench/training/", "workbench/compare.py", "workbench/exemplars.py"),

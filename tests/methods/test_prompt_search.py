@@ -15,10 +15,10 @@ from workbench.engines.base import Batch
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
 from workbench.files import read_json
-from workbench.methods.candidates import with_instruction
 from workbench.methods.prompt_search import Config, adapt, plan
 from workbench.prompts import describe, load_prompt, purpose_of, render, render_answer
 from workbench.runs import Run
+from workbench.searching.candidates import with_instruction
 from workbench.session import Setup
 from workbench.store import Store
 from workbench.tasks.arithmetic import Config as ArithmeticConfig

@@ -19,14 +19,14 @@ from workbench.engines.base import Engine
 from workbench.errors import UserError, check_range
 from workbench.files import read_json, write_json
 from workbench.identity import system_hash, to_json
-from workbench.methods import propose
-from workbench.methods.candidates import Candidate, Spent, checked_template, measure, with_instruction
-from workbench.methods.search_report import Plan, cost_to_make, estimate, provenance, search_json
-from workbench.methods.search_state import State
 from workbench.metrics import cost_to_use
 from workbench.progress import Bar
 from workbench.prompts import load_prompt, prompts_of, purpose_of, write_prompt
 from workbench.runs import Run
+from workbench.searching import propose
+from workbench.searching.candidates import Candidate, Spent, checked_template, measure, with_instruction
+from workbench.searching.state import State
+from workbench.searching.summary import Plan, cost_to_make, estimate, provenance, search_json
 from workbench.store import Store
 from workbench.tasks.base import Task
 from workbench.types import Prompt, System

@@ -7,9 +7,9 @@ from typing import Any
 from workbench.cost import EnergyMeter
 from workbench.errors import UserError
 from workbench.identity import from_json
-from workbench.methods.candidates import Candidate, Score, Spent
-from workbench.methods.search_state import State
 from workbench.report import duration, percent, span
+from workbench.searching.candidates import Candidate, Score, Spent
+from workbench.searching.state import State
 from workbench.types import CostToMake, Interval, System
 
 

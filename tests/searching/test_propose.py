@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
-from workbench.methods import propose
-from workbench.methods.propose import clean, draw, from_demonstrations, most_tokens, usable, variations_of
 from workbench.prompts import load_prompt
+from workbench.searching import propose
+from workbench.searching.propose import clean, draw, from_demonstrations, most_tokens, usable, variations_of
 from workbench.store import Store
 from workbench.tasks.arithmetic import Config, load
 from workbench.types import Completion, Finish, Greedy, Model, Request, System

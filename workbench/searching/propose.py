@@ -15,8 +15,8 @@ from typing import Literal
 from workbench.decoding.ask import completions
 from workbench.engines.base import Engine
 from workbench.errors import UserError, check_range
-from workbench.methods.candidates import with_instruction
 from workbench.prompts import load_prompt, render, render_answer, render_shot
+from workbench.searching.candidates import with_instruction
 from workbench.store import Store
 from workbench.tasks.base import Task
 from workbench.types import Completion, Example, Finish, Prompt, Request, Sample, System

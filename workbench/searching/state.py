@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from workbench.engines.base import Engine
-from workbench.methods.candidates import Candidate, Score, Spent, Yardstick, measure
+from workbench.searching.candidates import Candidate, Score, Spent, Yardstick, measure
 from workbench.store import Store
 from workbench.tasks.base import Task
 from workbench.types import System
