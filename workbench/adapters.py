@@ -18,7 +18,7 @@ from workbench.types import Model
 
 _BASE = "base.json"
 _SAMPLED = 64  # tensors of the base of which one value each is kept
-_TOLERANCE = 5e-3  # relative: one rounding to bfloat16
+_EMBEDDINGS = "input embeddings"  # among them, by this name: a server's client has no other tensor
 
 
 def load_weights(model: Model, dtype: str, device: str) -> Any:
@@ -86,6 +86,21 @@ def _other_size(weights: Any, config: dict[str, Any]) -> str | None:
     return None
 
 
+def check_embeddings(model: Model, table_VD: Any) -> None:
+    """See that an adapter was trained on a base with these input embeddings, as far as can be told.
+
+    Raises:
+        UserError: it was trained on another base.
+    """
+    file = Path(str(model.adapter)) / _BASE
+    told = read_object(file).get(_EMBEDDINGS) if file.is_file() else None
+    if told is not None and not _same(told, found := _one_of(table_VD)):
+        raise UserError(
+            f"The adapter {model.adapter!r} does not fit the base model {model.base!r}: it was trained on other "
+            f"weights (the {_EMBEDDINGS} have a value of {told:.4g}, here {found:.4g})."
+        )
+
+
 def _other_base(weights: Any, file: Path) -> str | None:
     """What tells that an adapter was trained on other weights; None where nothing does, or nothing is known."""
     if not file.is_file():
@@ -94,7 +109,7 @@ def _other_base(weights: Any, file: Path) -> str | None:
     if told.keys() != found.keys():
         return "it was trained on a model with other tensors"
     for name, value in told.items():
-        if not math.isclose(value, found[name], rel_tol=_TOLERANCE, abs_tol=1e-6):
+        if not _same(value, found[name]):
             return f"it was trained on other weights ({name} has a value of {value:.4g}, here {found[name]:.4g})"
     return None
 
@@ -107,5 +122,14 @@ def _sample(base: Any) -> dict[str, float]:
         if ".lora_" not in name
     }
     names = sorted(tensors)
-    chosen = names[:: math.ceil(len(names) / _SAMPLED)]
-    return {name: float(tensors[name].detach().reshape(-1)[tensors[name].numel() // 2]) for name in chosen}
+    chosen = {name: _one_of(tensors[name]) for name in names[:: math.ceil(len(names) / _SAMPLED)]}
+    return {_EMBEDDINGS: _one_of(base.get_input_embeddings().weight), **chosen}
+
+
+def _one_of(tensor: Any) -> float:
+    return float(tensor.detach().reshape(-1)[tensor.numel() // 2])
+
+
+def _same(value: float, other: float) -> bool:
+    """Equal up to one rounding to bfloat16, or to float16's smallest numbers."""
+    return math.isclose(value, other, rel_tol=5e-3, abs_tol=1e-6)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -328,3 +329,15 @@ def test_embeddings_that_cannot_be_taken(tiny_model: Path, tmp_path: Path) -> No
     (folder / "config.json").write_text('{"model_type": "no-such-model"}')
     with pytest.raises(UserError, match="cannot be found"):
         read_embeddings(folder)
+
+
+def test_a_soft_prompt_of_a_base_with_other_embeddings_is_refused(model: Model, server: StubServer) -> None:
+    """The same width is not the same model: adapters that the workbench makes tell their base."""
+    table = read_embeddings(Path(model.base))
+    told = float(table.reshape(-1)[table.numel() // 2])
+    base = Path(str(model.adapter)) / "base.json"
+    base.write_text(json.dumps({"input embeddings": told}))
+    engine_for(model, server)
+    base.write_text(json.dumps({"input embeddings": told + 1}))
+    with pytest.raises(UserError, match=r"does not fit the base model.*trained on other weights"):
+        engine_for(model, server)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from workbench.adapters import check_embeddings
 from workbench.engines.answers import read_next
 from workbench.engines.client import ServerError, Servers
 from workbench.engines.encode import Encoder
@@ -70,6 +71,7 @@ class SoftPrompts:
         self._name = name
         self._encoder = Encoder(load_tokenizer(model))
         self._table = read_embeddings(model_folder(model.base, model.revision))
+        check_embeddings(model, self._table)
         # A server casts to its own dtype, which it does not tell; unless it is told another, it is the base's.
         self._soft = read_soft_prompt(model, self._table.shape[1]).to(self._table.dtype)
         self.virtual = len(self._soft)
