@@ -133,7 +133,9 @@ def system_hash(system: System) -> str:
     content["model"] = model_identity(system.model)
     shots = system.prompt.shots
     if shots is not None and shots.encoder is not None and Path(shots.encoder).is_dir():
-        content["prompt"]["shots"]["encoder"] = folder_hash(shots.encoder)
+        # A sentence encoder's parts lie in the folder itself and in folders of their own.
+        parts = sorted({path.parent for path in Path(shots.encoder).rglob("*.safetensors")})
+        content["prompt"]["shots"]["encoder"] = [folder_hash(part) for part in parts]
     return short_hash(content)
 
 
