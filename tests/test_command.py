@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from workbench.command import run_command
+from workbench.command import Flat, run_command
 from workbench.errors import UserError, check_range
 
 
@@ -33,16 +33,19 @@ class Config:
     Attributes:
         words: some words.
         inner: the rest.
+        other: the same settings for something else.
     """
 
     words: tuple[str, ...] = ()
-    inner: Inner = field(default_factory=Inner)
+    inner: Flat[Inner] = field(default_factory=Inner)
+    other: Inner = field(default_factory=Inner)
 
 
-def test_nested_settings_have_flags_without_a_prefix() -> None:
+def test_flat_settings_have_flags_without_a_prefix_and_others_their_fields_name() -> None:
     seen: list[Config] = []
-    assert run_command(seen.append, Config, ["--rank", "3", "--words", "a", "b"], "try") == 0
-    assert seen == [Config(("a", "b"), Inner(3))]
+    given = ["--rank", "3", "--words", "a", "b", "--other.rank", "4"]
+    assert run_command(seen.append, Config, given, "try") == 0
+    assert seen == [Config(("a", "b"), Inner(3), Inner(4))]
 
 
 def test_a_value_out_of_range_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

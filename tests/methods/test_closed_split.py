@@ -54,10 +54,8 @@ def adapt_lora(system: System, task: Task, root: Path) -> None:
 
 
 def adapt_prompt_search(system: System, task: Task, root: Path) -> None:
-    config = prompt_search.Config(
-        temperature=100, dev_questions=2, first_questions=1
-    )  # so hot that it says a word
-    engine = open_engine(system.model, EngineConfig(device="cpu", dtype="float32"))
+    config = prompt_search.Config(dev_questions=2, first_questions=1)
+    engine = open_engine(Model("fake"), EngineConfig("fake"))  # two random layers propose no instruction
     with Run.open(root, "prompt_search", {}) as run, Store(root / "completions.sqlite") as store:
         prompt_search.adapt(system, task, config, run, engine, store, quiet=True)
 
