@@ -1,5 +1,6 @@
 """The ladder: rungs fill slots and compose, what is done is not done again, and the estimate comes first."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -175,3 +176,5 @@ def test_its_rungs_are_checked_by_name() -> None:
     with pytest.raises(UserError, match=r"There is no rung named 'lorra'\. Did you mean 'lora'"):
         Config(rungs=("zero-shot", "lorra"))
     assert {*_DEFAULT, *(name for names in _DEFAULTS.values() for name in names)} <= RUNGS.keys()
+    told = set(re.findall(r"[a-z]+(?:-[a-z]+)*", (Config.__doc__ or "").partition("The first is")[0]))
+    assert RUNGS.keys() <= told, "--help names them all"

@@ -99,8 +99,13 @@ class Config:
     """Which rungs, and the settings of the methods that they use.
 
     Attributes:
-        rungs: which; the first is the baseline. By default a set that suits the task; a name that does not
-            exist lists those that do.
+        rungs: of zero-shot, chain-of-thought, few-shot-random, few-shot-balanced, few-shot-knn,
+            few-shot-embedding, few-shot-sentence-transformer, prompt-search, prompt-tuning, prefix-tuning, lora;
+            with labels zero-shot-calibrated, few-shot-random-calibrated, few-shot-balanced-calibrated,
+            few-shot-knn-calibrated; voting: majority-vote, chain-of-thought-majority-vote,
+            few-shot-majority-vote, prompt-search-majority-vote, prompt-tuning-majority-vote,
+            prefix-tuning-majority-vote, lora-majority-vote. The first is the baseline; by default a set that
+            suits the task.
         estimate_only: print the estimate and stop.
         few_shot: exemplars; which ones is said by the rung.
         prompt_search: the rung prompt-search.
