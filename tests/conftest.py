@@ -1,6 +1,7 @@
 """What every test may use: two tiny models made on the spot, the embedded model, the data, an isolated home."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,10 @@ import pytest
 
 from workbench.models import EMBEDDED, cache_folder, model_folder
 from workbench.types import Model
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and all that they start with them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything imports huggingface_hub, which reads it once: no test looks for a model on the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
