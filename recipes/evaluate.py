@@ -5,11 +5,10 @@ from pathlib import Path
 
 from workbench.command import Flat, run_script
 from workbench.errors import UserError
-from workbench.files import read_json
-from workbench.identity import from_json
+from workbench.run_folder import read_system
 from workbench.runs import find_run
 from workbench.session import Session, Setup
-from workbench.types import Result, System
+from workbench.types import Result
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,7 @@ def main(config: Config) -> Result:
         system, measured = run.read_system(), run.read_result()
         cost_to_make = measured.cost_to_make if measured else None
     else:
-        system = from_json(read_json(Path(str(config.system))))
-        if not isinstance(system, System):
-            raise UserError(f"{config.system} holds no System.")
+        system = read_system(Path(str(config.system)))
     with Session("evaluate", config.setup, config) as session:
         return session.report(system, cost_to_make)
 

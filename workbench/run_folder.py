@@ -70,10 +70,7 @@ class RunFolder:
         Raises:
             UserError: the run has made none yet, or the file is damaged.
         """
-        system = from_json(map_model_paths(read_json(self.path / "system.json"), self._absolute))
-        if not isinstance(system, System):
-            raise UserError(f"{self.path / 'system.json'} is damaged: it holds no System.")
-        return system
+        return read_system(self.path / "system.json")
 
     def read_result(self, name: str = "result") -> Result | None:
         """The Result of `<name>.json`, or None where there is none yet."""
@@ -95,9 +92,6 @@ class RunFolder:
             return True
         except OSError:
             return False
-
-    def _absolute(self, path: str) -> str:
-        return str(self.path.resolve() / path) if path.startswith("./") else path
 
     def _relative(self, path: str) -> str:
         """Paths below the run's folder as `./…`, other local folders as absolute, names as they are."""
@@ -148,6 +142,20 @@ def find_run(root: str | Path, id: str) -> RunFolder:
     if len(matches) > 1:
         raise UserError(f"{id!r} is the start of several runs: {', '.join(matches)}. Type one of them.")
     return RunFolder(Path(root) / matches[0])
+
+
+def read_system(file: Path) -> System:
+    """The System in a file; its paths that begin with `./` are below the folder in which the file lies.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds something else.
+    """
+    home = file.parent.resolve()
+    data = map_model_paths(read_json(file), lambda path: str(home / path) if path.startswith("./") else path)
+    system = from_json(data)
+    if not isinstance(system, System):
+        raise UserError(f"{file} holds no System.")
+    return system
 
 
 def checked_name(name: str) -> str:
