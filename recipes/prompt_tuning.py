@@ -3,10 +3,10 @@
 With several --lengths each is learned, and the one that does best on dev is measured.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from workbench.command import Flat, run_script
-from workbench.methods.soft_prompt import PromptTuning, adapt
+from workbench.methods.soft_prompt import PromptTuning, adapt, by_length
 from workbench.session import Session, Setup
 from workbench.tuning import tune_and_measure
 from workbench.types import Result
@@ -27,8 +27,7 @@ class Config:
 
 def main(config: Config) -> Result:
     """Learn, measure, and add the result to the model card."""
-    lengths = config.lengths or (config.prompt_tuning.tokens,)
-    variants = {f"tokens-{tokens}": replace(config.prompt_tuning, tokens=tokens) for tokens in lengths}
+    variants = by_length(config.prompt_tuning, config.lengths)
     with Session("prompt_tuning", config.setup, config) as session:
         return tune_and_measure(session, adapt, variants)
 

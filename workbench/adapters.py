@@ -16,6 +16,8 @@ from workbench.files import write_json
 from workbench.models import check_adapter, first_line, load_base, quiet_transformers, read_object
 from workbench.types import Model
 
+SOFT_PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING")  # PEFT's names of the kinds with virtual tokens that run here
+
 _BASE = "base.json"
 _SAMPLED = 64  # tensors of the base of which one value each is kept
 _EMBEDDINGS = "input embeddings"  # among them, by this name: a server's client has no other tensor
@@ -72,7 +74,7 @@ def _with_adapter(weights: Any, model: Model, config: dict[str, Any]) -> Any:
 def _other_size(weights: Any, config: dict[str, Any]) -> str | None:
     """Why a soft prompt's virtual tokens are none of this model's: PEFT would find out in the middle of a pass."""
     kind = config.get("peft_type")
-    if kind not in ("PROMPT_TUNING", "PREFIX_TUNING"):
+    if kind not in SOFT_PROMPTS:
         return None
     base = weights.config.get_text_config()
     heads = base.num_attention_heads

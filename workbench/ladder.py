@@ -285,10 +285,10 @@ def _estimate(session: Session, names: Sequence[str], config: Config) -> str:
             flops += training_flops(engine.shape, int(learned), frozen_weights=True)
     if any(RUNGS[name].searched for name in names):
         planned = prompt_search.plan(system, task, config.prompt_search, engine, session.store)
-        searching = min(planned.budget, planned.proposing + planned.scoring)
+        searching = min(planned.budget, planned.proposing + planned.scoring + planned.comparing)
         tokens += searching
-        if engine.shape:
-            flops += inference_flops(engine.shape, searching, 0)
+        if engine.shape:  # many short prompts, not a long one
+            flops += searching / prompt * inference_flops(engine.shape, prompt, 0)
     text = f"{len(names)} rungs, {questions} questions each: about {quantity(tokens)} tokens"
     if probe.cost_to_use.flops and seconds:
         speed = asked * probe.cost_to_use.flops / seconds

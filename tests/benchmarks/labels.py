@@ -14,6 +14,7 @@ from workbench.engines.hf import HfEngine
 from workbench.models import EMBEDDED, model_folder
 from workbench.prompts import load_prompt, render
 from workbench.tasks import load_task
+from workbench.tasks.base import Task
 from workbench.types import Message, Model, Request
 
 FLOOR = 3.0
@@ -64,15 +65,20 @@ def run(quick: bool = False, dtype: str = "float32") -> list[Row]:
     ]
 
 
-def _texts(questions: int) -> tuple[list[str], tuple[str, ...]]:
-    """Prompts as plain texts, and the labels, each with its leading space."""
+def phrasebank(questions: int) -> Task:
+    """The real Financial PhraseBank, all annotators agreeing, with so many dev questions; Skip where it is not."""
     folder = DATA / "financial_phrasebank"
     if not folder.is_dir():
         raise Skip(f"the data set is not at {folder}")
     task = load_task("phrasebank", {"path": str(folder), "agreement": "all"})
-    prompt = load_prompt("phrasebank-text")
     if len(task.dev) < questions:
         raise Skip(f"the dev split has {len(task.dev)} questions, not {questions}")
+    return task
+
+
+def _texts(questions: int) -> tuple[list[str], tuple[str, ...]]:
+    """Prompts as plain texts, and the labels, each with its leading space."""
+    task, prompt = phrasebank(questions), load_prompt("phrasebank-text")
     prompts = [render(prompt, example, task.practice[:4]) for example in task.dev[:questions]]
     texts = ["".join(message.content for message in messages) for messages in prompts]
     return texts, tuple(f" {label}" for label in task.labels)

@@ -9,13 +9,12 @@ from statistics import median
 
 import torch
 
-from tests.benchmarks.labels import DATA
-from tests.benchmarks.table import Row, Skip
+from tests.benchmarks.labels import phrasebank
+from tests.benchmarks.table import Row
 from workbench.adapters import load_weights
 from workbench.engines.hf import HfEngine
 from workbench.models import EMBEDDED
 from workbench.prompts import load_prompt, render
-from workbench.tasks import load_task
 from workbench.types import Model, Request
 
 CEILING = 1.3
@@ -25,11 +24,8 @@ PLAIN = 24  # questions that are scored the plain way too
 
 def run(quick: bool = False, dtype: str = "float32") -> list[Row]:
     """Seconds a question, zero-shot and 8-shot in turns; the ratio of the medians."""
-    folder = DATA / "financial_phrasebank"
-    if not folder.is_dir():
-        raise Skip(f"the data set is not at {folder}")
     count, turns = (150, 1) if quick else (300, 3)  # over fewer the exemplars' one pass is no small part
-    task, prompt = load_task("phrasebank", {"path": str(folder), "agreement": "all"}), load_prompt("phrasebank")
+    task, prompt = phrasebank(count), load_prompt("phrasebank")
     requests = {
         shots: [Request(q.id, render(prompt, q, task.practice[:shots])) for q in task.dev[:count]]
         for shots in (0, 8)

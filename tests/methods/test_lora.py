@@ -1,6 +1,5 @@
 """LoRA: starts as the base, moves only what it may, and its adapter is PEFT's."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,7 @@ TRAINING = Training(learning_rate=1e-2, epochs=1, batch_size=8, micro_batch=8, p
 IDS = torch.arange(3, 43).reshape(2, 20)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tune(model: Path, root: Path, config: Config) -> tuple[System, Run]:

@@ -1,6 +1,5 @@
 """Soft prompts: what they start as, that only they move, and that every way of running them says the same."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,12 +47,7 @@ QUESTIONS = ("What is 12 plus 7?", "The company said that sales fell in the thir
 KINDS = {"prompt": PromptTuning, "prefix": PrefixTuning}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def classification() -> Task:

@@ -11,23 +11,24 @@ import torch
 import transformers
 from transformers.cache_utils import Cache
 
+from workbench.adapters import SOFT_PROMPTS
 from workbench.errors import UserError
-
-KINDS = ("PROMPT_TUNING", "PREFIX_TUNING")
 
 
 def is_soft_prompt(weights: Any) -> bool:
     """Whether a loaded model has an adapter of virtual tokens.
 
     Raises:
-        UserError: virtual tokens of a kind that is not among `KINDS`.
+        UserError: virtual tokens of a kind that is not among `SOFT_PROMPTS`.
     """
     config = getattr(weights, "active_peft_config", None)
     if config is None or not config.is_prompt_learning:
         return False
-    if config.peft_type not in KINDS:
+    if config.peft_type not in SOFT_PROMPTS:
         kind = getattr(config.peft_type, "value", config.peft_type)
-        raise UserError(f"The adapter is of the kind {kind}; of soft prompts there are: {', '.join(KINDS)}.")
+        raise UserError(
+            f"The adapter is of the kind {kind}; of soft prompts there are: {', '.join(SOFT_PROMPTS)}."
+        )
     return True
 
 

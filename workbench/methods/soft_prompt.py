@@ -11,7 +11,8 @@ the chat template's first.
 """
 
 import random
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from workbench.adapters import save_adapter
@@ -65,6 +66,11 @@ class PrefixTuning(PromptTuning):
 
     tokens: int = 10
     training: Flat[Training] = field(default_factory=lambda: Training(learning_rate=0.03))
+
+
+def by_length(config: PromptTuning, lengths: Sequence[int]) -> dict[str, PromptTuning]:
+    """The settings with each of several numbers of virtual tokens, by name; as they are where there are none."""
+    return {f"tokens-{tokens}": replace(config, tokens=tokens) for tokens in lengths or (config.tokens,)}
 
 
 def adapt(system: System, task: Task, config: PromptTuning, run: Run, *, quiet: bool = False) -> System:
