@@ -23,11 +23,13 @@ class Model:
             server knows the model by.
         revision: a Hub revision; None is the default branch.
         adapter: a folder with an adapter in PEFT's format, or None.
+        quantization: `nf4` loads the base's linear layers in 4 bits (bitsandbytes); None as they are.
     """
 
     base: str
     revision: str | None = None
     adapter: str | None = None
+    quantization: str | None = None
 
 
 # --- the prompt slot --------------------------------------------------------------------------------

@@ -22,6 +22,19 @@ class Branch:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """One training example: what the model reads, and which of it it learns to say.
+
+    Attributes:
+        ids: the tokens, at least two.
+        learned: places in `ids`, ascending and none of them 0, whose tokens are predicted from all before them.
+    """
+
+    ids: list[int]
+    learned: list[int]
+
+
+@dataclass(frozen=True)
 class Packed:
     """One sequence of L tokens behind C cached ones, and where the M tokens of the continuations are predicted.
 
@@ -77,19 +90,30 @@ def pack(
             are at hand, behind those of the virtual tokens. Every prompt is longer.
     """
     tree = _Tree()
-    read_at: list[int] = []
-    targets: list[int] = []
-    owner: list[int] = []
-    count = 0
-    for branches in questions:
-        for branch in branches:
-            prompt = tree.add(-1, branch.prompt[cached:])
-            said = tree.add(prompt[-1], branch.continuation[:-1])  # the last token predicts nothing
-            read_at += [prompt[-1], *said][: len(branch.continuation)]
-            targets += branch.continuation
-            owner += [count] * len(branch.continuation)
-            count += 1
-    before, length = virtual + cached, len(tree.ids)
+    reads: list[list[int]] = []
+    targets: list[list[int]] = []
+    for branch in (branch for branches in questions for branch in branches):
+        prompt = tree.add(-1, branch.prompt[cached:])
+        said = tree.add(prompt[-1], branch.continuation[:-1])  # the last token predicts nothing
+        reads.append([prompt[-1], *said][: len(branch.continuation)])
+        targets.append(branch.continuation)
+    return _packed(tree, reads, targets, virtual + cached, device)
+
+
+def pack_examples(examples: Sequence[Tokens], device: str = "cpu", *, virtual: int = 0) -> Packed:
+    """Pack training examples; `owner` tells which of them a target is of. `device` and `virtual` as in `pack`."""
+    tree = _Tree()
+    reads, targets = [], []
+    for example in examples:
+        nodes = tree.add(-1, example.ids[: example.learned[-1]])  # behind the last that is learned nothing counts
+        reads.append([nodes[place - 1] for place in example.learned])
+        targets.append([example.ids[place] for place in example.learned])
+    return _packed(tree, reads, targets, virtual, device)
+
+
+def _packed(tree: _Tree, reads: list[list[int]], targets: list[list[int]], before: int, device: str) -> Packed:
+    """The tree as one sequence behind `before` positions, each continuation's reading places and targets."""
+    length = len(tree.ids)
     sees = np.zeros((length, before + length), dtype=bool)
     sees[:, :before] = True
     positions = np.zeros(length, dtype=np.int64)
@@ -106,10 +130,10 @@ def pack(
         ids=tensor(tree.ids)[None],
         positions=torch.from_numpy(positions).to(device)[None],
         mask=torch.from_numpy(sees).to(device)[None, None],
-        read_at=tensor(read_at),
-        targets=tensor(targets),
-        owner=tensor(owner),
-        count=count,
+        read_at=tensor([node for places in reads for node in places]),
+        targets=tensor([token for tokens in targets for token in tokens]),
+        owner=tensor([i for i, tokens in enumerate(targets) for _ in tokens]),
+        count=len(targets),
     )
 
 
@@ -126,3 +150,13 @@ def questions_that_fit(questions: Sequence[Sequence[Branch]], limit: int = 1024,
         if count and len(tree.ids) > limit:
             return count
     return len(questions)
+
+
+def examples_that_fit(examples: Sequence[Tokens], limit: int) -> int:
+    """How many of the first training examples go into one sequence of `limit` tokens; one always goes."""
+    tree = _Tree()
+    for count, example in enumerate(examples):
+        tree.add(-1, example.ids[: example.learned[-1]])
+        if count and len(tree.ids) > limit:
+            return count
+    return len(examples)

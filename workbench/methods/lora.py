@@ -10,10 +10,9 @@ from typing import Literal
 from workbench.adapters import save_adapter
 from workbench.command import Flat
 from workbench.errors import check_range
-from workbench.files import read_json
 from workbench.runs import Run
 from workbench.tasks.base import Task
-from workbench.training.card import cost_of, model_card
+from workbench.training.card import finish
 from workbench.training.config import Training
 from workbench.types import Model, System
 
@@ -68,19 +67,16 @@ def adapt(system: System, task: Task, config: Config, run: Run, *, quiet: bool =
         _train(system, task, config, run, quiet)
     model = Model(system.model.base, system.model.revision, str(adapter))
     tuned = System(model, system.prompt, system.decode)
-    run.write_system(tuned)
-    learned = read_json(run.path / "data.json")["learned"]
-    run.write_card(model_card("LoRA", tuned, task, config, learned, cost_of(run)))
-    return tuned
+    return finish("LoRA", tuned, task, config, run)
 
 
 def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) -> None:
     from peft import LoraConfig, get_peft_model
 
-    from workbench.training.data import base_and_examples
+    from workbench.training.data import base_and_source
     from workbench.training.sft import fit
 
-    base, encoder, examples = base_and_examples(system, task, config.training, run)
+    base, encoder, source = base_and_source(system, task, config.training, run)
     settings = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha or 2 * config.rank,
@@ -90,5 +86,5 @@ def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) ->
         task_type="CAUSAL_LM",
     )
     weights = get_peft_model(base, settings)
-    fit(weights, encoder.tokenizer, examples, config.training, run, quiet)
+    fit(weights, source, config.training, run, quiet)
     save_adapter(weights, run.path / "adapter")

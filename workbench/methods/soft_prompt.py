@@ -18,11 +18,10 @@ from typing import Any, ClassVar, Literal
 from workbench.adapters import save_adapter
 from workbench.command import Flat
 from workbench.errors import UserError, check_range
-from workbench.files import read_json
 from workbench.prompts import render
 from workbench.runs import Run
 from workbench.tasks.base import Task
-from workbench.training.card import cost_of, model_card
+from workbench.training.card import finish
 from workbench.training.config import Training
 from workbench.types import Model, Prompt, System
 
@@ -91,20 +90,17 @@ def adapt(system: System, task: Task, config: PromptTuning, run: Run, *, quiet: 
     if not adapter.is_dir():
         _train(system, task, config, run, quiet)
     tuned = System(Model(system.model.base, system.model.revision, str(adapter)), system.prompt, system.decode)
-    run.write_system(tuned)
-    learned = read_json(run.path / "data.json")["learned"]
-    run.write_card(model_card(config.name, tuned, task, config, learned, cost_of(run)))
-    return tuned
+    return finish(config.name, tuned, task, config, run)
 
 
 def _train(system: System, task: Task, config: PromptTuning, run: Run, quiet: bool) -> None:
-    from workbench.training.data import base_and_examples
+    from workbench.training.data import base_and_source
     from workbench.training.sft import fit
 
-    base, encoder, examples = base_and_examples(system, task, config.training, run)
+    base, encoder, source = base_and_source(system, task, config.training, run)
     start_kD = initial_embeddings(base, encoder, system.prompt, task, config)
     weights = with_soft_prompt(base, start_kD, prefix=isinstance(config, PrefixTuning))
-    fit(weights, encoder.tokenizer, examples, config.training, run, quiet)
+    fit(weights, source, config.training, run, quiet)
     save_adapter(weights, run.path / "adapter")
 
 

@@ -5,16 +5,21 @@ from typing import Any
 from workbench.cost import carbon_kg
 from workbench.files import read_json
 from workbench.identity import from_json, to_json
-from workbench.runs import RunFolder
+from workbench.runs import Run, RunFolder
 from workbench.tasks.base import Task
 from workbench.types import CostToMake, Result, System
 
 
-def model_card(method: str, system: System, task: Task, config: Any, learned: int, cost: CostToMake) -> str:
-    """Markdown with the front matter that the Hub reads (`base_model`, `library_name`).
+def finish(method: str, system: System, task: Task, config: Any, run: Run) -> System:
+    """Write what a tuning method made into its run: the System and the model card. Gives the System back."""
+    run.write_system(system)
+    run.write_card(model_card(method, system, task, config, run))
+    return system
 
-    `learned` is the number of examples that were trained on: no more than asked for, none that was too long.
-    """
+
+def model_card(method: str, system: System, task: Task, config: Any, run: RunFolder) -> str:
+    """Markdown with the front matter that the Hub reads (`base_model`, `library_name`)."""
+    cost, learned = cost_of(run), read_json(run.path / "data.json")["learned"]
     settings = _flat(to_json(config))
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     return f"""---

@@ -12,6 +12,7 @@ class Training:
     Attributes:
         learning_rate: AdamW's, after a linear warm-up over the first tenth; then it falls linearly to 0.
         epochs: passes over the examples.
+        steps: updates, in place of epochs; a stream needs them.
         batch_size: examples an update.
         micro_batch: examples computed at once; it must divide batch_size and changes memory, not the result.
         examples: how many practice examples to learn from; by default all.
@@ -26,6 +27,7 @@ class Training:
 
     learning_rate: float = 1e-3
     epochs: int = 3
+    steps: int | None = None
     batch_size: int = 16
     micro_batch: int = 16
     examples: int | None = None
@@ -38,8 +40,9 @@ class Training:
         check_range("learning_rate", self.learning_rate, 0, 10, open_low=True)
         for name in ("epochs", "batch_size", "micro_batch", "max_length", "save_every"):
             check_range(name, getattr(self, name), 1, 10**6)
-        if self.examples is not None:
-            check_range("examples", self.examples, 1, 10**9)
+        for name in ("steps", "examples"):
+            if getattr(self, name) is not None:
+                check_range(name, getattr(self, name), 1, 10**9)
         check_range("training_seed", self.training_seed, 0, 2**32 - 1)
         if self.batch_size % self.micro_batch:
             raise UserError(f"micro_batch is {self.micro_batch}; it must divide batch_size, {self.batch_size}.")
