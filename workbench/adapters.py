@@ -104,28 +104,43 @@ def check_embeddings(model: Model, table_VD: Any) -> None:
 
 
 def _other_base(weights: Any, file: Path) -> str | None:
-    """What tells that an adapter was trained on other weights; None where nothing does, or nothing is known."""
+    """What tells that an adapter was trained on other weights; None where nothing does, or nothing is known.
+
+    Where the weights here or the ones there are quantised, the embeddings, norms and biases have to tell.
+    """
     if not file.is_file():
         return None
-    told, found = read_object(file), _sample(weights)
-    if told.keys() != found.keys():
+    told, tensors = read_object(file), _tensors(weights)
+    if not told.keys() <= tensors.keys():
         return "it was trained on a model with other tensors"
     for name, value in told.items():
-        if not _same(value, found[name]):
-            return f"it was trained on other weights ({name} has a value of {value:.4g}, here {found[name]:.4g})"
+        if not _is_quantized(tensors[name]) and not _same(value, found := _one_of(tensors[name])):
+            return f"it was trained on other weights ({name} has a value of {value:.4g}, here {found:.4g})"
     return None
 
 
 def _sample(base: Any) -> dict[str, float]:
-    """One value from each of some of a base model's tensors, by the tensor's name as it is without an adapter."""
+    """One value from each of some of a base model's tensors that are not quantised, by the tensor's name."""
+    tensors = {name: tensor for name, tensor in _tensors(base).items() if not _is_quantized(tensor)}
+    embeddings = tensors.pop(_EMBEDDINGS)
+    names = sorted(tensors)
+    chosen = {name: _one_of(tensors[name]) for name in names[:: math.ceil(len(names) / _SAMPLED)]}
+    return {_EMBEDDINGS: _one_of(embeddings), **chosen}
+
+
+def _tensors(base: Any) -> dict[str, Any]:
+    """A base model's tensors, by their names as they are without an adapter."""
     tensors = {
         name.replace(".base_layer.", "."): tensor
         for name, tensor in base.named_parameters()
         if ".lora_" not in name
     }
-    names = sorted(tensors)
-    chosen = {name: _one_of(tensors[name]) for name in names[:: math.ceil(len(names) / _SAMPLED)]}
-    return {_EMBEDDINGS: _one_of(base.get_input_embeddings().weight), **chosen}
+    return {_EMBEDDINGS: base.get_input_embeddings().weight, **tensors}
+
+
+def _is_quantized(tensor: Any) -> bool:
+    """Whether it holds packed codes, several to a byte, and not the weights themselves."""
+    return not tensor.dtype.is_floating_point
 
 
 def _one_of(tensor: Any) -> float:
