@@ -76,18 +76,21 @@ def inference_flops(shape: ModelShape, prompt_tokens: float, completion_tokens: 
     return 2.0 * shape.parameters * tokens + 4.0 * shape.layers * shape.heads * shape.head_dim * context
 
 
-def training_flops(shape: ModelShape, tokens: float, frozen_weights: bool = False) -> float:
+def training_flops(
+    shape: ModelShape, tokens: float, *, frozen_weights: bool = False, head_only: bool = False
+) -> float:
     """FLOPs of training on `tokens` tokens (each pass counted): 6ND, attention left out.
 
     2ND forward, 2ND for the activations' gradients and 2ND for the weights' (Kaplan et al. 2020, §2.1). With
     `frozen_weights` (LoRA and its kin) the last part is skipped, which leaves 4ND; the adapter's own share
-    is left out as too small to see.
+    is left out as too small to see. With `head_only`, an output layer's training, no gradient goes further down:
+    2ND.
 
     Raises:
         UserError: `tokens` is negative or not finite.
     """
     check_range("tokens", tokens, 0, 10**18)
-    return (4.0 if frozen_weights else 6.0) * shape.parameters * tokens
+    return (2.0 if head_only else 4.0 if frozen_weights else 6.0) * shape.parameters * tokens
 
 
 def kv_cache_bytes(shape: ModelShape, tokens: int, bytes_per_value: int = 2) -> int:
@@ -154,13 +157,16 @@ class EnergyMeter:
 
     def __exit__(self, *error: object) -> None:
         self.seconds = time.perf_counter() - self._started
-        joules_after = _gpu_joules()
-        if self._joules_before is not None and joules_after is not None:
-            self.watt_hours = (joules_after - self._joules_before) / 3600
+        self.watt_hours = self.watt_hours_so_far()
+        self.peak_memory_bytes = peak_memory_bytes()
+
+    def watt_hours_so_far(self) -> float:
+        """Energy since the block began."""
+        joules = None if self._joules_before is None else _gpu_joules()
+        if self._joules_before is not None and joules is not None:
             self.source = "nvml counter"
-        else:
-            self.watt_hours = self._watts * self.seconds / 3600
-        self.peak_memory_bytes = _peak_memory_bytes()
+            return (joules - self._joules_before) / 3600
+        return self._watts * (time.perf_counter() - self._started) / 3600
 
 
 def _gpu_joules() -> float | None:
@@ -200,7 +206,8 @@ def _cuda_in_use() -> Any:
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
-def _peak_memory_bytes() -> int:
+def peak_memory_bytes() -> int:
+    """Most GPU memory allocated by torch; without a GPU in use, the process's peak resident set."""
     cuda = _cuda_in_use()
     if cuda is not None:
         return sum(int(cuda.max_memory_allocated(device)) for device in range(cuda.device_count()))

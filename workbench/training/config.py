@@ -20,6 +20,9 @@ class Training:
         precision: of the frozen weights; what is trained is float32.
         save_every: updates between checkpoints.
         training_seed: order of the examples and initial weights.
+        loss_band: a loss of more than so many times the first update's (or than so many nats, where that is below
+            1) is divergence: the training goes back to the last checkpoint and on at half the rate, three times.
+        tensorboard: write the metrics for TensorBoard too, into the run's folder `tensorboard`.
 
     Raises:
         UserError: a value is out of range; the message names the field.
@@ -35,6 +38,8 @@ class Training:
     precision: str = "bfloat16"
     save_every: int = 20
     training_seed: int = 0
+    loss_band: float = 2.0
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         check_range("learning_rate", self.learning_rate, 0, 10, open_low=True)
@@ -43,6 +48,7 @@ class Training:
         for name in ("steps", "examples"):
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name), 1, 10**9)
+        check_range("loss_band", self.loss_band, 1, 10**6)
         check_range("training_seed", self.training_seed, 0, 2**32 - 1)
         if self.batch_size % self.micro_batch:
             raise UserError(f"micro_batch is {self.micro_batch}; it must divide batch_size, {self.batch_size}.")

@@ -1,163 +1,203 @@
-"""Supervised fine-tuning: TRL's SFTTrainer over packed batches, with checkpoints, and its cost.
+"""Supervised fine-tuning, whatever is tuned: the loop that every tuning method runs, and what it cost.
 
-Where it departs from TRL: a batch is one packed sequence in which the prefix that its prompts share is computed
-once (`engines/packing.py`), and logits are computed only where a token is learned; on a CPU TRL scores every
-position. Loss and gradients are those of the padded batch. The loss is the sum over learned tokens divided by
-their number in the whole batch, so k accumulated micro-batches equal one batch.
+A batch is one packed sequence in which the prefix that its examples share is computed once
+(`engines/packing.py`), and logits are computed only where a token is learned. Loss and gradients are those of the
+padded batch.
+
+A training that goes wrong is rolled back: when the loss or the gradient is not finite, or the loss leaves its
+band, the last whole checkpoint is taken up again with half the learning rate, three times at most.
 """
 
 import errno
-import time
-from dataclasses import fields
+import shutil
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+
 from workbench.cost import EnergyMeter, training_flops
-from workbench.engines.forward import packed_logits
-from workbench.engines.packing import Branch, Packed
-from workbench.engines.soft_prompt import is_soft_prompt, keys_of_adapter
 from workbench.errors import UserError
 from workbench.files import write_json
 from workbench.identity import to_json
 from workbench.models import quiet_transformers, shape_of
 from workbench.progress import Bar
 from workbench.runs import Run
-from workbench.training.checkpoints import mark_complete, newest_complete
+from workbench.training.batches import Source
+from workbench.training.checkpoints import newest_complete
 from workbench.training.config import Training
-from workbench.training.data import Collator
+from workbench.training.packed_loss import PackedLoss
+from workbench.training.trainer import BatchTrainer, Diverged
+from workbench.training.watch import Watch, tensorboard
 from workbench.types import CostToMake
 
+_TRIES = 3  # roll-backs a run
 
-def fit(weights: Any, tokenizer: Any, examples: list[Branch], training: Training, run: Run, quiet: bool) -> None:
+
+@dataclass
+class _Start:
+    """Where a training begins: the first process knows, and tells the others."""
+
+    folder: str
+    first_loss: float | None
+    rollbacks: int
+
+
+def fit(weights: Any, source: Source, training: Training, run: Run, quiet: bool) -> None:
     """Train the weights that require gradients; metrics, checkpoints and the cost go into the run's folder.
 
-    A run that was interrupted goes on from its newest whole checkpoint, with the same batches and losses.
+    A run that was interrupted goes on from its newest whole checkpoint, with the same batches and losses. Under
+    `accelerate launch` every process takes its share of each batch; all but the first one end here.
 
     Args:
-        weights: the model, frozen but for what is trained, with `workbench_grouped` attention.
-        tokenizer: saved along with the checkpoints.
-        examples: prompts and answers.
+        weights: the model, frozen but for what is trained, which is float32.
+        source: the batches.
         training: how.
         run: `metrics.jsonl`, `checkpoints/` and `cost.json` are written there.
         quiet: no progress bar.
 
     Raises:
-        UserError: a checkpoint cannot be written; the one before it is intact.
+        UserError: the training diverged too often, memory ran out with a single example, or a checkpoint cannot be
+            written; the one before it is intact.
     """
-    import torch
-    from datasets import Dataset
-    from safetensors import SafetensorError
-    from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    settings = _arguments(weights, source, training)
+    first = settings.process_index == 0
+    start = [_start(run)]
+    broadcast_object_list(start)
+    settings.output_dir = start[0].folder
+    board = tensorboard(run.path / "tensorboard", _step(run)) if training.tensorboard and first else None
+    with Bar("training", quiet=quiet or not first) as bar, EnergyMeter() as meter, quiet_transformers():
+        while True:
+            trainer = BatchTrainer(
+                PackedLoss(weights),
+                settings,
+                source,
+                micro_batch=training.micro_batch,
+                loss_band=training.loss_band,
+                first_loss=start[0].first_loss,
+                rate_factor=0.5 ** start[0].rollbacks,
+            )
+            for noisy in (PrinterCallback, ProgressCallback):
+                trainer.remove_callback(noisy)
+            trainer.add_callback(Watch(trainer, run, bar, meter, board))
+            checkpoint = newest_complete(Path(start[0].folder))
+            try:
+                _train(trainer, checkpoint)
+                break
+            except Diverged as problem:
+                start[0].first_loss = start[0].first_loss or trainer.first_loss
+                _roll_back(run, trainer, checkpoint, start[0], problem)
+    if board is not None:
+        board.close()
+    if settings.world_size > 1:
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
+        if not first:
+            raise SystemExit(0)
+    _write_cost(run, weights, meter)
 
-    class PackedTrainer(SFTTrainer):  # type: ignore[misc]
-        """TRL's trainer with the loss computed where `read_at` says."""
 
-        def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            packed = Packed(**{field.name: inputs[field.name] for field in fields(Packed)})
-            if soft:  # the virtual tokens' keys and values, through which gradients flow
-                logits = packed_logits(model.get_base_model(), packed, keys_of_adapter(model))
-            else:
-                logits = packed_logits(model, packed)
-            targets = packed.targets
-            loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-            return loss / (len(targets) if num_items_in_batch is None else num_items_in_batch)
-
-    class Keeper(TrainerCallback):  # type: ignore[misc]
-        """Writes metrics as they come, and marks a checkpoint when all of it is there."""
-
-        def __init__(self, bar: Bar) -> None:
-            self.bar = bar
-            self.before = time.perf_counter()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar.show(state.global_step, state.max_steps)
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if logs and "loss" in logs:
-                now = time.perf_counter()
-                run.log(
-                    step=state.global_step,
-                    epoch=logs.get("epoch"),
-                    loss=logs["loss"],
-                    learning_rate=logs.get("learning_rate"),
-                    grad_norm=logs.get("grad_norm"),
-                    seconds=now - self.before,
-                )
-                self.before = now
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-    soft = is_soft_prompt(weights)
-    folder = run.path / "checkpoints"
-    micro = min(training.micro_batch, len(examples))
-    steps = training.epochs * -(-len(examples) // training.batch_size)
-    settings = SFTConfig(
-        output_dir=str(folder),
+def _arguments(weights: Any, source: Source, training: Training) -> TrainingArguments:
+    settings = TrainingArguments(
+        output_dir="-",  # until the first process has told which
         learning_rate=training.learning_rate,
-        lr_scheduler_type="linear",
-        # A share of all steps. The first step of a warm-up has the rate 0: a short run has none to give away.
-        warmup_steps=0.1 if steps >= 10 else 0,
-        num_train_epochs=training.epochs,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, training.batch_size // training.micro_batch),
+        max_steps=source.updates,
+        ignore_data_skip=True,  # the source itself goes on where it was
         weight_decay=0.0,
         max_grad_norm=1.0,
         logging_steps=1,
+        logging_nan_inf_filter=False,
         save_steps=training.save_every,
         save_total_limit=2,
         seed=training.training_seed,
-        data_seed=training.training_seed,
         use_cpu=weights.device.type == "cpu",
-        bf16=False,  # the weights bring their precision; no autocast on top
-        gradient_checkpointing=False,
+        # Trained weights are float32. Where these are the model itself, bfloat16 means autocast.
+        bf16=training.precision == "bfloat16" and str(weights.dtype) == "torch.float32",
         report_to=[],
-        remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
     )
     settings._n_gpu = 1  # of several GPUs one is used: nn.DataParallel would split a packed sequence
-    rows = Dataset.from_list([{"prompt": b.prompt, "answer": b.continuation} for b in examples])
-    trainer = PackedTrainer(
-        model=weights,
-        args=settings,
-        train_dataset=rows,
-        data_collator=Collator(weights.active_peft_config.num_virtual_tokens if soft else 0),
-        processing_class=tokenizer,
-    )
-    for noisy in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(noisy)
-    checkpoint = newest_complete(folder)
-    with Bar("training", quiet=quiet) as bar, EnergyMeter() as meter, quiet_transformers():
-        trainer.add_callback(Keeper(bar))
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            if not _is_disk_full(error):
-                raise
-            kept = newest_complete(folder)
-            raise UserError(
-                f"The disk is full: a checkpoint could not be written to {folder}. "
-                f"{f'{kept.name} is intact' if kept else 'There is none yet'}; free some space, and the same "
-                "command goes on."
-            ) from error
-    tokens = training.epochs * sum(len(b.prompt) + len(b.continuation) for b in examples)
-    _write_cost(run, weights, tokens, meter)
+    return settings
 
 
-def _write_cost(run: Run, weights: Any, tokens: int, meter: EnergyMeter) -> None:
-    """The cost of the whole run: seconds and energy of what was interrupted are counted in."""
-    seconds = sum(float(line["seconds"]) for line in run.metrics() if "seconds" in line)
-    share = seconds / meter.seconds if meter.seconds else 1.0
+def _start(run: Run) -> _Start:
+    lines = run.metrics()
+    losses = [line["loss"] for line in lines if line.get("step") == 1 and line.get("loss") is not None]
+    rollbacks = sum(line.get("event") == "rollback" for line in lines)
+    return _Start(str(run.path / "checkpoints"), losses[0] if losses else None, rollbacks)
+
+
+def _step(run: Run) -> int:
+    newest = newest_complete(run.path / "checkpoints")
+    return 0 if newest is None else int(newest.name.removeprefix("checkpoint-"))
+
+
+def _train(trainer: BatchTrainer, checkpoint: Path | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_disk_full(error):
+            raise
+        folder = Path(trainer.args.output_dir)
+        kept = newest_complete(folder)
+        raise UserError(
+            f"The disk is full: a checkpoint could not be written to {folder}. "
+            f"{f'{kept.name} is intact' if kept else 'There is none yet'}; free some space, and the same "
+            "command goes on."
+        ) from error
+
+
+def _roll_back(run: Run, trainer: BatchTrainer, taken_up: Path | None, start: _Start, problem: Diverged) -> None:
+    """Note it, and make the newest checkpoint the one to go on from."""
+    step = trainer.state.global_step + 1
+    if start.rollbacks >= _TRIES:
+        run.log(event="diverged", step=step, reason=str(problem))
+        raise UserError(
+            f"The training diverged at update {step} ({problem}) after {_TRIES} roll-backs, with "
+            f"{0.5**start.rollbacks:g} of the learning rate. Lower --learning-rate, or look at the data "
+            "(`workbench preview`)."
+        )
+    start.rollbacks += 1
+    good = newest_complete(Path(start.folder))
+    others = [path for path in Path(start.folder).glob("checkpoint-*") if path != good]
+    if start.rollbacks > 1 and good == taken_up and good is not None and others:
+        # It failed from here before: the trouble may have begun earlier.
+        trainer.accelerator.wait_for_everyone()
+        if trainer.args.process_index == 0:
+            shutil.rmtree(good)
+        trainer.accelerator.wait_for_everyone()
+        good = newest_complete(Path(start.folder))
+    to = 0 if good is None else int(good.name.removeprefix("checkpoint-"))
+    run.log(event="rollback", step=step, reason=str(problem), to_step=to, rate_factor=0.5**start.rollbacks)
+    if trainer.args.process_index == 0:
+        print(
+            f"update {step}: {problem}; back to update {to} with {0.5**start.rollbacks:g} of the learning rate "
+            f"(roll-back {start.rollbacks} of {_TRIES})",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _write_cost(run: Run, weights: Any, meter: EnergyMeter) -> None:
+    """The cost of the whole run: seconds and energy of what was done twice are counted, its tokens are not."""
+    lines = {line["step"]: line for line in run.metrics() if "loss" in line}
+    tokens = sum(line["tokens"] for line in lines.values())
+    trained = [weight for weight in weights.parameters() if weight.requires_grad]
+    head = weights.get_output_embeddings().weight
     cost = CostToMake(
         tokens=tokens,
-        parameters=sum(p.numel() for p in weights.parameters() if p.requires_grad),
-        flops=training_flops(shape_of(weights), tokens, frozen_weights=True),
-        seconds=seconds,
+        parameters=sum(weight.numel() for weight in trained),
+        flops=training_flops(
+            shape_of(weights),
+            tokens,
+            frozen_weights=len(trained) < len(list(weights.parameters())),
+            head_only=len(trained) == 1 and trained[0] is head,
+        ),
+        seconds=sum(line["seconds"] for line in run.metrics() if "seconds" in line),
         peak_memory_bytes=meter.peak_memory_bytes,
-        watt_hours=meter.watt_hours * share,
+        watt_hours=sum(line["watt_hours"] for line in run.metrics() if "watt_hours" in line),
         energy_source=meter.source,
     )
     write_json(run.path / "cost.json", to_json(cost))

@@ -1,0 +1,224 @@
+"""transformers' Trainer with a step of our own: a whole batch at a time, exact however it is cut up.
+
+TRL's SFTTrainer is this Trainer with its own data preparation, collation and loss; here all three are others, so
+the Trainer itself is what is left. A step gets all examples of a batch, gives each process its share, cuts that
+into packed sequences, and divides the summed loss by the number of learned tokens in the whole batch. So the
+gradient does not depend on the cut, and a step that runs out of memory is done again in smaller parts.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
+
+from workbench.engines.packing import Tokens, examples_that_fit
+from workbench.errors import UserError
+from workbench.files import read_json, write_json
+from workbench.training.batches import Source
+from workbench.training.packed_loss import PackedLoss
+
+_LEARNED = "learned.safetensors"  # in a checkpoint: what is trained, and nothing else
+_POSITION = "position.json"  # and where in the data it stands
+
+# Tokens of one packed sequence: attention is quadratic in it, and a GPU wants more work at once than a CPU.
+_SEQUENCE = {"cpu": 1024, "cuda": 8192}
+
+
+class Diverged(Exception):
+    """The loss or the gradient is not finite, or the loss left its band."""
+
+
+class BatchTrainer(Trainer):  # type: ignore[misc]
+    """Trains a `PackedLoss` on the batches of a `Source`.
+
+    Attributes:
+        position: where in the source the last batch ended.
+        tokens: tokens that were read in the last batch, of all processes.
+        micro_batch: the most examples in one sequence; halved when memory runs out.
+        first_loss: of the first update, once it is known; a loss far above it is divergence.
+    """
+
+    model: PackedLoss
+
+    def __init__(
+        self,
+        model: PackedLoss,
+        args: Any,
+        source: Source,
+        *,
+        micro_batch: int,
+        loss_band: float,
+        first_loss: float | None,
+        rate_factor: float,
+    ) -> None:
+        super().__init__(model=model, args=args)
+        self.source = source
+        self.position = self.tokens = 0
+        self.micro_batch = micro_batch
+        self.halvings: list[int] = []  # micro-batches that were halved to, until a callback takes them
+        self.loss_band = loss_band
+        self.first_loss = first_loss
+        self.rate_factor = rate_factor
+        self._sequence = _SEQUENCE["cpu" if args.device.type == "cpu" else "cuda"]
+
+    # --- the data, and where in it a checkpoint stands ---
+
+    def get_train_dataloader(self) -> Any:
+        """All batches from the position on; every process sees all of them and takes its own share."""
+        return torch.utils.data.DataLoader(_Batches(self), batch_size=None)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(str(output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = dict(self.model.named_parameters())
+        learned = {name for name, weight in weights.items() if weight.requires_grad}
+        state = state_dict or weights
+        tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(learned)}
+        save_file(tensors, folder / _LEARNED)
+        write_json(folder / _POSITION, self.position)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, strict=False)  # frozen weights are not in it
+        state = load_file(Path(resume_from_checkpoint) / _LEARNED)
+        set_model_state_dict(model or self.model, state, options=options)
+        self.position = read_json(Path(resume_from_checkpoint) / _POSITION)
+
+    # --- the rate ---
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Linear warm-up over the first tenth, then down to 0, times the factor that roll-backs lowered."""
+        # The first step of a warm-up has the rate 0: a short run has none to give away.
+        warm = math.ceil(0.1 * num_training_steps) if num_training_steps >= 10 else 0
+
+        def share(step: int) -> float:
+            if step < warm:
+                return self.rate_factor * step / warm
+            return self.rate_factor * max(0.0, (num_training_steps - step) / max(1, num_training_steps - warm))
+
+        self.lr_scheduler = LambdaLR(self.optimizer, share)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        scheduler: Any = self.lr_scheduler
+        groups = zip(self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, rate, share in groups:  # the checkpoint's rate was that of its own factor
+            group["lr"] = rate * share(scheduler.last_epoch)
+
+    # --- a step ---
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Add the gradient of a whole batch's mean loss a learned token; gives this process's part of the loss.
+
+        Raises:
+            Diverged: the loss is not finite or left its band.
+            UserError: out of memory with a single example.
+        """
+        examples, self.position = inputs
+        model.train()
+        self.tokens = sum(len(example.ids) for example in examples)
+        learned = sum(len(example.learned) for example in examples)
+        world = self.args.world_size
+        share = examples[self.args.process_index :: world]
+        while (part := self._backward(model, share or examples[:1], learned, weight=float(bool(share)))) is None:
+            model.zero_grad()
+        loss = float(self.accelerator.reduce(part, "sum"))
+        self._check(loss)
+        return part * world  # the Trainer reports the mean over the processes
+
+    def _backward(self, model: Any, share: list[Tokens], learned: int, weight: float) -> torch.Tensor | None:
+        """This process's part of the mean loss, its gradient added; None where memory ran out and was halved."""
+        parts = self._parts(share)
+        total = torch.zeros((), device=self.args.device)
+        # DistributedDataParallel averages gradients over the processes, and they are to be summed.
+        scale = weight * self.args.world_size / learned
+        try:
+            for i, part in enumerate(parts):
+                last = i == len(parts) - 1
+                self.accelerator.gradient_state._set_sync_gradients(last)
+                with self._joined(model, last):
+                    loss = model(self.model_unwrapped.collate(part))
+                    self.accelerator.backward(scale * loss)
+                total += weight * loss.detach() / learned
+            return total
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = str(error).strip().partition("\n")[0]
+        # Outside the block above, whose error holds on to the step's tensors.
+        self._halve(max(len(part) for part in parts), problem)
+        return None
+
+    @property
+    def model_unwrapped(self) -> PackedLoss:
+        """The module itself, without what distributes it."""
+        unwrapped: PackedLoss = self.accelerator.unwrap_model(self.model)
+        return unwrapped
+
+    def _joined(self, model: Any, last: bool) -> Any:
+        """Gradients are exchanged between processes once a step, with the last part."""
+        from contextlib import nullcontext
+
+        return nullcontext() if last else self.accelerator.no_sync(model)
+
+    def _parts(self, examples: list[Tokens]) -> list[list[Tokens]]:
+        """Examples cut into sequences, none with more than `micro_batch`."""
+        parts = []
+        while examples:
+            count = min(self.micro_batch, len(examples))
+            count = examples_that_fit(examples[:count], self._sequence)
+            parts.append(examples[:count])
+            examples = examples[count:]
+        return parts
+
+    def _halve(self, largest: int, problem: str) -> None:
+        if largest == 1 or self.args.world_size > 1:  # other processes wait for this one's gradients
+            raise UserError(
+                f"Out of memory with {largest} example{'s' if largest > 1 else ''} at once ({problem}). Lower "
+                "--micro-batch or --max-length, use --precision bfloat16, or learn less (a lower --rank)."
+            )
+        self.micro_batch = largest // 2
+        self.halvings.append(self.micro_batch)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _check(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss is {loss}")
+        if self.first_loss is None:
+            self.first_loss = loss
+        limit = self.loss_band * max(self.first_loss, 1.0)
+        if loss > limit:
+            raise Diverged(f"the loss {loss:.3g} is above {limit:.3g}")
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)
+        if not math.isfinite(float(norm)):
+            raise Diverged(f"the gradient's norm is {float(norm)}")
+        return norm
+
+
+class _Batches(torch.utils.data.IterableDataset):  # type: ignore[misc]
+    """The source's batches from where the trainer stands when they are asked for."""
+
+    def __init__(self, trainer: BatchTrainer) -> None:
+        self._trainer = trainer
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._trainer.source.batches(self._trainer.position)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or in torch's or Python's allocator."""
+    words = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        sign in words for sign in ("can't allocate memory", "not enough memory", "CUDA out of memory")
+    )
