@@ -1,0 +1,28 @@
+"""SFT: train all weights on the task's practice split, then measure the tuned model on the test split."""
+
+from dataclasses import dataclass, field
+
+from workbench.command import Flat, run_script
+from workbench.methods.sft import Config as SftConfig
+from workbench.methods.sft import adapt
+from workbench.session import Session, Setup
+from workbench.tuning import tune_and_measure
+from workbench.types import Result
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to tune on and measure, and how."""
+
+    setup: Flat[Setup] = field(default_factory=Setup)
+    sft: Flat[SftConfig] = field(default_factory=SftConfig)
+
+
+def main(config: Config) -> Result:
+    """Tune, measure, and add the result to the model card."""
+    with Session("sft", config.setup, config) as session:
+        return tune_and_measure(session, adapt, {"sft": config.sft})
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __file__)
