@@ -14,6 +14,7 @@ from workbench.stats.paired import (
     minimum_detectable_effect,
     paired_bootstrap,
 )
+from workbench.stats.ratios import ratio_interval
 from workbench.stats.samples import CoverageFit, best_of_n_kl_bound, fit_coverage, pass_at_k
 from workbench.stats.spread import Spread, paired_spread_test, spread
 
@@ -35,6 +36,7 @@ __all__ = [
     "paired_bootstrap",
     "paired_spread_test",
     "pass_at_k",
+    "ratio_interval",
     "spread",
     "wilson_interval",
 ]
