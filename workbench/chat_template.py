@@ -25,20 +25,23 @@ _MAX_CHARACTERS = 50_000_000
 _worker = Worker("workbench.chat_template", memory=1 << 30)
 
 
-def render_chat_template(template: str, messages: Sequence[Message], tokens: Mapping[str, str]) -> str:
-    """The conversation as the model's template writes it, up to where the assistant's answer begins.
+def render_chat_template(
+    template: str, messages: Sequence[Message], tokens: Mapping[str, str], *, ask: bool = True
+) -> str:
+    """The conversation as the model's template writes it.
 
     Args:
         template: the template's source.
         messages: the conversation.
         tokens: the special tokens that a template may name (`bos_token`, `eos_token`, …).
+        ask: the text ends where the assistant's next answer begins; else behind the last message.
 
     Raises:
         UserError: the template is broken, reaches for what the sandbox forbids, or does not end in time.
     """
     turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        text, problem = _worker.ask([template, turns, dict(tokens)], _SECONDS, first=["", [], {}])
+        text, problem = _worker.ask([template, turns, dict(tokens), ask], _SECONDS, first=["", [], {}, True])
     except Killed as error:
         text, problem = None, f"{error}."
     if problem:
@@ -51,12 +54,12 @@ def render_chat_template(template: str, messages: Sequence[Message], tokens: Map
 
 
 def answer(question: list[Any]) -> list[str | None]:
-    """(the text, None), or (None, what went wrong), for (template, turns, tokens). Run in the worker process."""
-    template, turns, tokens = question
+    """(text, None), or (None, what went wrong), for (template, turns, tokens, ask). Run in the worker process."""
+    template, turns, tokens, ask = question
     try:
         # `tools` and `documents` are what transformers passes where there are none.
         text = _compile(template).render(
-            messages=turns, tools=None, documents=None, add_generation_prompt=True, **tokens
+            messages=turns, tools=None, documents=None, add_generation_prompt=ask, **tokens
         )
     except Exception as error:  # whatever a template can bring about is the template's failure
         return [None, f"{type(error).__name__}: {error}"[:1000]]

@@ -28,6 +28,9 @@ class Encoder:
         # The longest first, so that none is cut short by another that it begins with.
         self._special = sorted(special, key=len, reverse=True)
         self._at_control = re.compile("|".join(re.escape(token) for token in self._special) or r"(?!)")
+        # A tokenizer's unknown token stands for text; a model's end-of-turn token may be the same one.
+        ends = {tokenizer.convert_tokens_to_ids(token) for token in self._special} - {tokenizer.unk_token_id}
+        self._ends = ends | {tokenizer.eos_token_id}
         # Some tokens swallow the blanks beside them.
         self._eats_left = {text for text, token in added.items() if token.lstrip}
         self._eats_right = {text for text, token in added.items() if token.rstrip}
@@ -52,11 +55,48 @@ class Encoder:
         text = "".join(message.content for message in messages)
         if style == "text":
             return self.encode_text(text)
-        if self._at_control.search(text):
-            return self._encode_apart(messages)
-        chat = _writable(self._chat(messages))
+        return self._encode_chat(messages, apart=self._at_control.search(text) is not None)
+
+    def _encode_chat(self, messages: Sequence[Message], *, apart: bool, ask: bool = True) -> list[int]:
+        """Tokens of what `_chat` renders; `apart` keeps special strings in the contents plain text."""
+        if apart:
+            return self._encode_apart(messages, ask)
+        chat = _writable(self._chat(messages, ask))
         ids: list[int] = self.tokenizer(chat, add_special_tokens=False)["input_ids"]
         return ids
+
+    def encode_conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+        """(ids, learned) of a whole conversation, for training: `learned` are the places that the assistant says.
+
+        The ids are those of the model's chat template. An assistant's turn begins where the ids of all that comes
+        before it end, and goes to the special token that ends it, which is learned too.
+
+        Raises:
+            UserError: the model has no chat template, or one that does not write turn behind turn.
+        """
+        apart = self._at_control.search("".join(message.content for message in messages)) is not None
+        ids = self._encode_chat(messages, apart=apart, ask=False)
+        learned: list[int] = []
+        for i, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            before = self._encode_chat(messages[:i], apart=apart)
+            begin = next((k for k, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), len(before))
+            # Blanks at the turn's beginning may be one token with those before it.
+            end = next((k for k in range(begin, len(ids)) if ids[k] in self._ends), None)
+            if end is None or self.decode(before[begin:]).strip():
+                raise UserError(
+                    "The model's chat template does not write one turn behind the other, each with a token that "
+                    f"ends it, so it cannot be told which tokens are those of message {i + 1}. Give the data as "
+                    "prompt and completion"
+                )
+            learned += range(begin, end + 1)
+        return ids, learned
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model has a chat template; a base model has none."""
+        return bool(self._template())
 
     def encode_text(self, text: str) -> list[int]:
         """Plain text, behind the tokens that the tokenizer itself puts before it (a BOS, say)."""
@@ -106,26 +146,29 @@ class Encoder:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
 
-    def _chat(self, messages: Sequence[Message]) -> str:
-        template = self.tokenizer.chat_template
-        if isinstance(template, dict):  # several, by name
-            template = template.get("default")
+    def _template(self) -> str | None:
+        template: Any = self.tokenizer.chat_template
+        return template.get("default") if isinstance(template, dict) else template  # several, by name
+
+    def _chat(self, messages: Sequence[Message], ask: bool) -> str:
+        """The conversation up to where the assistant goes on (`ask`), or the whole of it."""
+        template = self._template()
         if not template:
             raise UserError(
                 "This model has no chat template, so it is a base model: use a prompt of the style 'text' "
                 "(`workbench prompts` lists them)."
             )
         turns, prefill = list(messages), ""
-        if turns and turns[-1].role == "assistant":
+        if ask and turns and turns[-1].role == "assistant":
             prefill = turns.pop().content
         tokens = {k: v for k, v in self.tokenizer.special_tokens_map.items() if isinstance(v, str)}
-        return render_chat_template(template, turns, tokens) + prefill
+        return render_chat_template(template, turns, tokens, ask=ask) + prefill
 
-    def _encode_apart(self, messages: Sequence[Message]) -> list[int]:
+    def _encode_apart(self, messages: Sequence[Message], ask: bool) -> list[int]:
         """Place the template's control tokens, and tokenise what is between them as plain text."""
         # Marks stand for the contents while the template is rendered and its control tokens are found.
         marked = [Message(m.role, f"\ue000{i}\ue001") for i, m in enumerate(messages)]
-        rendered = self._chat(marked)
+        rendered = self._chat(marked, ask)
         ids: list[int] = []
         controls = [match[0] for match in self._at_control.finditer(rendered)]
         texts = self._at_control.split(rendered)

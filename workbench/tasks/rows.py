@@ -1,11 +1,10 @@
 """Rows of data files: JSONL, CSV and Parquet files and Hub data sets, each row with its number.
 
-A bad row stops the reading before anything is made of the others, and its error names file, row (1-based; the
-line it starts on, in a text file) and field. Text is UTF-8, with or without a byte order mark.
+A bad row stops the reading, and its error names file, row (1-based; the line it starts on, in a text file) and
+field. Text is UTF-8, with or without a byte order mark.
 """
 
 import csv
-import io
 import json
 import math
 import re
@@ -17,6 +16,9 @@ from workbench.errors import UserError
 
 Row = tuple[int, dict[str, Any]]
 
+FILES = (".jsonl", ".csv", ".parquet")
+
+_BATCH = 256  # rows of a Parquet file that are made Python objects at once
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -32,16 +34,27 @@ def read_rows(path: str) -> list[Row]:
     Raises:
         UserError: the file does not exist, is empty or of another kind, or a row cannot be read.
     """
-    file = Path(path)
+    return list(iterate_rows(path))
+
+
+def iterate_rows(path: str) -> Iterator[Row]:
+    """The rows of a file one after the other, in little memory however many there are.
+
+    Raises:
+        UserError: as `read_rows`, when the row is come to.
+    """
     readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    assert readers.keys() == set(FILES)
+    file = Path(path)
     if not file.is_file():
         raise UserError(f"There is no data file {path!r}.")
     if file.suffix not in readers:
         raise UserError(f"{path} is not one of {', '.join(readers)}; its name must end in one of them.")
-    rows = list(readers[file.suffix](file))
-    if not rows:
+    number = 0
+    for number, row in readers[file.suffix](file):
+        yield number, row
+    if not number:
         raise UserError(f"{path} is empty: it holds no row.")
-    return rows
 
 
 def hub_rows(name: str, subset: str | None = None, advice: str = "") -> list[Row]:
@@ -50,13 +63,26 @@ def hub_rows(name: str, subset: str | None = None, advice: str = "") -> list[Row
     Each row has the name of its split in the field `split`, unless the data set has a field of that name.
 
     Raises:
+        UserError: as `load_hub`.
+    """
+    loaded = load_hub(name, subset, advice=advice)
+    merged = [{"split": split, **row} for split, rows in loaded.items() for row in rows]
+    return list(enumerate(merged, start=1))
+
+
+def load_hub(
+    name: str, subset: str | None = None, split: str | None = None, *, stream: bool = False, advice: str = ""
+) -> Any:
+    """A data set on the Hugging Face Hub, or its copy in the local cache (`datasets`): one split, or all by name.
+
+    Raises:
         UserError: it cannot be loaded: no network and not in the cache, no such data set, or one that needs
             its own code to be run (which is never done). The message ends in `advice`.
     """
     import datasets
 
     try:
-        loaded = datasets.load_dataset(name, subset)
+        return datasets.load_dataset(name, subset, split=split, streaming=stream)
     # The library raises its own errors, the Hub client's and the network's, with no common class.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
@@ -64,8 +90,6 @@ def hub_rows(name: str, subset: str | None = None, advice: str = "") -> list[Row
             f"The Hub data set {name!r} cannot be loaded ({reason}). With a network it is fetched by itself "
             f"and then kept in the cache for use without one. {advice}".rstrip()
         ) from error
-    merged = [{"split": split, **row} for split, rows in loaded.items() for row in rows]
-    return list(enumerate(merged, start=1))
 
 
 def text_field(source: str, number: int, row: dict[str, Any], field: str) -> str:
@@ -89,66 +113,76 @@ def text_field(source: str, number: int, row: dict[str, Any], field: str) -> str
     return text
 
 
-def _lines(file: Path) -> str:
-    # Bytes that are not UTF-8 become lone surrogates, so that the row and the field can be named.
-    return file.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-
-
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
 def _jsonl(file: Path) -> Iterator[Row]:
-    for number, line in enumerate(_lines(file).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise bad_row(str(file), number, f"the line is not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise bad_row(str(file), number, "the line is no JSON object")
-        _check_text(file, number, row)
-        yield number, row
+    with file.open("rb") as lines:
+        for number, data in enumerate(lines, start=1):
+            # Bytes that are not UTF-8 become lone surrogates, so that the row and the field can be named.
+            line = data.decode("utf-8", "surrogateescape")
+            line = line.removeprefix("\ufeff") if number == 1 else line
+            if line.strip():
+                yield number, _object(file, number, line)
+
+
+def _object(file: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise bad_row(str(file), number, f"the line is not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise bad_row(str(file), number, "the line is no JSON object")
+    _check_text(file, number, row)
+    return row
 
 
 def _csv(file: Path) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(_lines(file), newline=""), strict=True)
-    header: list[str] = []
-    number = 1
-    while True:
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise bad_row(str(file), number, f"the row is not CSV ({error})") from None
-        if not header:
-            header = values
-            if any(map(_SURROGATE.search, header)):
-                raise bad_row(str(file), number, "the header is not UTF-8")
-            if repeated := [name for name in header if header.count(name) > 1]:
-                raise bad_row(str(file), number, "two columns have this name", repeated[0])
-        elif values:
-            if len(values) != len(header):
-                problem = f"the row has {len(values)} fields where the header has {len(header)}"
-                raise bad_row(str(file), number, problem)
-            row = dict(zip(header, values, strict=True))
-            _check_text(file, number, row)
-            yield number, row
-        number = reader.line_num + 1
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        reader = csv.reader(lines, strict=True)
+        header: list[str] = []
+        number = 1
+        while True:
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise bad_row(str(file), number, f"the row is not CSV ({error})") from None
+            if not header:
+                header = values
+                _check_header(file, number, header)
+            elif values:
+                if len(values) != len(header):
+                    problem = f"the row has {len(values)} fields where the header has {len(header)}"
+                    raise bad_row(str(file), number, problem)
+                row = dict(zip(header, values, strict=True))
+                _check_text(file, number, row)
+                yield number, row
+            number = reader.line_num + 1
+
+
+def _check_header(file: Path, number: int, header: list[str]) -> None:
+    if any(map(_SURROGATE.search, header)):
+        raise bad_row(str(file), number, "the header is not UTF-8")
+    if repeated := [name for name in header if header.count(name) > 1]:
+        raise bad_row(str(file), number, "two columns have this name", repeated[0])
 
 
 def _parquet(file: Path) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
+    number = 0
     try:
-        table = pyarrow.parquet.read_table(file)
-        rows = table.to_pylist()
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=_BATCH):
+                rows = batch.to_pylist()
+                yield from enumerate(rows, start=number + 1)
+                number += len(rows)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read as Parquet: {error}") from None
-    yield from enumerate(rows, start=1)
 
 
 def _check_text(file: Path, number: int, row: dict[str, Any]) -> None:
