@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from workbench.cost import ModelShape
 from workbench.errors import UserError
+from workbench.quantization import keep_gradients_right, loading_options, parameters_in
 from workbench.types import Model
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -141,24 +142,27 @@ def load_base(model: Model, dtype: str, device: str) -> Any:
     """The base model without an adapter, in evaluation mode (transformers); `adapters.load_weights` adds one.
 
     Args:
-        model: whose base is loaded.
+        model: whose base is loaded, quantised if it says so.
         dtype: `bfloat16`, `float32` or `float16`.
         device: `cpu`, `cuda`, `cuda:1`, …
 
     Raises:
-        UserError: the files cannot be read as a model.
+        UserError: the files cannot be read as a model, or it cannot be quantised like that.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    options = loading_options(model.quantization, dtype, device)
     folder = model_folder(model.base, model.revision)
     try:
         with quiet_transformers():
             weights = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
+                folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True, **options
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"The model in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
+    if model.quantization is not None:
+        keep_gradients_right(weights)
     return weights.to(device).eval()
 
 
@@ -190,7 +194,7 @@ def shape_of(weights: Any) -> ModelShape:
     config = weights.config.get_text_config()
     heads = config.num_attention_heads
     return ModelShape(
-        parameters=sum(p.numel() for p in weights.parameters()),
+        parameters=sum(map(parameters_in, weights.parameters())),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         heads=heads,

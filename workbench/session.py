@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from workbench.command import Flat
 from workbench.engines import EngineConfig, open_engine
@@ -36,6 +36,7 @@ class Setup:
         model: smollm2-135m-instruct (embedded), a local folder, a Hub id, or the name on a server.
         revision: of a Hub id.
         adapter: a folder with an adapter in PEFT's format.
+        quantization: nf4 loads the model's linear layers in 4 bits (engine hf); by default as they are.
         prompt: a prompt's name (`workbench prompts` lists them) or a .yaml file; by default the task's own.
         prompt_args: values of the prompt's own variables, as name=value (`workbench prompts show NAME` lists
             them); a value that an example itself brings comes first.
@@ -53,6 +54,7 @@ class Setup:
     model: str = EMBEDDED
     revision: str | None = None
     adapter: str | None = None
+    quantization: Literal["nf4"] | None = None
     prompt: str | None = None
     prompt_args: tuple[str, ...] = ()
     questions: int | None = None
@@ -90,7 +92,7 @@ class Session:
             "task_hash": self.task.hash,
             "prompt_hash": self.prompt.file_hash,
         }
-        model = Model(setup.model, setup.revision, setup.adapter)
+        model = Model(setup.model, setup.revision, setup.adapter, setup.quantization)
         if setup.adapter or Path(setup.model).is_dir():  # the same path with new weights is another model
             content["model_hash"] = short_hash(model_identity(model))
         self.store = Store(setup.runs / "completions.sqlite")
@@ -103,7 +105,8 @@ class Session:
 
         The natural decode is the likelihood of labels where the task has labels, else greedy.
         """
-        model = Model(self.setup.model, self.setup.revision, self.setup.adapter)
+        setup = self.setup
+        model = Model(setup.model, setup.revision, setup.adapter, setup.quantization)
         if decode is None:
             decode = LabelLikelihood() if self.task.labels else Greedy()
         return System(model, self.prompt, self.with_length(decode))

@@ -43,7 +43,8 @@ class VllmEngine:
         backoff: seconds before the first retry; doubled for every further one.
 
     Raises:
-        UserError: an address that is none, a number out of its range, or a soft prompt that cannot be sent.
+        UserError: an address that is none, a number out of its range, a soft prompt that cannot be sent, or a
+            quantised base.
     """
 
     shape: ModelShape | None = None  # a server does not tell its model's size
@@ -60,6 +61,12 @@ class VllmEngine:
         retries: int = 5,
         backoff: float = 0.5,
     ) -> None:
+        if model.quantization is not None:
+            raise UserError(
+                f"The vllm engine cannot ask for the quantization {model.quantization!r}: vLLM 0.32 reads nothing "
+                "of bitsandbytes. Use the engine hf, merge the adapter into a dense base, or serve a model that is "
+                "quantised as AWQ or GPTQ under its own name, and leave the quantization out."
+            )
         check_range("concurrency", concurrency, 1, 1024)
         check_range("timeout", timeout, 0, 86400, open_low=True)
         check_range("retries", retries, 0, 100)

@@ -1,0 +1,28 @@
+"""QLoRA: tune an adapter on a base in 4 bits, on the practice split, then measure on the test split."""
+
+from dataclasses import dataclass, field
+
+from workbench.command import Flat, run_script
+from workbench.methods.qlora import Config as QloraConfig
+from workbench.methods.qlora import adapt
+from workbench.session import Session, Setup
+from workbench.tuning import tune_and_measure
+from workbench.types import Result
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to tune on and measure, and how."""
+
+    setup: Flat[Setup] = field(default_factory=Setup)
+    qlora: Flat[QloraConfig] = field(default_factory=QloraConfig)
+
+
+def main(config: Config) -> Result:
+    """Tune, measure, and add the result to the model card."""
+    with Session("qlora", config.setup, config) as session:
+        return tune_and_measure(session, adapt, {"qlora": config.qlora})
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __file__)
