@@ -7,7 +7,7 @@ parameter. A pass dequantises one layer at a time, forward and again backward, a
 On a CPU with AVX512-BF16 bitsandbytes 0.50 repacks a layer, at its first pass in evaluation mode, for a kernel
 that has no gradient: a model that was asked once and trained then gets wrong gradients, and no error says so. The
 repacking also rounds the scales to bfloat16, for good, and fails where 32 does not divide a layer's width. Layers
-are held back from it here, so that a model computes what its dequantised weights would, in training and afterwards.
+are held back from it here: a model computes what its dequantised weights would, in training and afterwards.
 """
 
 import logging

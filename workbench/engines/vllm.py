@@ -64,8 +64,8 @@ class VllmEngine:
         if model.quantization is not None:
             raise UserError(
                 f"The vllm engine cannot ask for the quantization {model.quantization!r}: vLLM 0.32 reads nothing "
-                "of bitsandbytes. Use the engine hf, merge the adapter into a dense base, or serve a model that is "
-                "quantised as AWQ or GPTQ under its own name, and leave the quantization out."
+                "of bitsandbytes. Use the engine hf, merge the adapter into a dense base, or serve a model "
+                "that is quantised as AWQ or GPTQ under its own name, and leave the quantization out."
             )
         check_range("concurrency", concurrency, 1, 1024)
         check_range("timeout", timeout, 0, 86400, open_low=True)
