@@ -1,7 +1,8 @@
 """Adapters in PEFT's format: put onto the base that they were made for, and written so that this can be told.
 
 PEFT's format does not say which weights an adapter was trained on. The workbench puts a few of the base's values
-beside it (`base.json`): on another model of the same shape an adapter would load and talk nonsense.
+beside it (`base.json`): on another model of the same shape an adapter would load and talk nonsense. Kinds that PEFT
+has none of (`own_kinds.py`) are kept in the same files.
 """
 
 import math
@@ -14,10 +15,12 @@ from safetensors import SafetensorError
 from workbench.errors import UserError
 from workbench.files import write_json
 from workbench.models import check_adapter, first_line, load_base, quiet_transformers, read_object
+from workbench.own_kinds import OWN_KINDS, own_config, own_parameters, put_in
 from workbench.types import Model
 
 SOFT_PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING")  # PEFT's names of the kinds with virtual tokens that run here
 
+_WEIGHTS = "adapter_model.safetensors"
 _BASE = "base.json"
 _SAMPLED = 64  # tensors of the base of which one value each is kept
 _EMBEDDINGS = "input embeddings"  # among them, by this name: a server's client has no other tensor
@@ -34,32 +37,77 @@ def load_weights(model: Model, dtype: str, device: str) -> Any:
     Raises:
         UserError: a folder cannot be read, or the adapter was made for another base.
     """
-    config = check_adapter(model.adapter) if model.adapter is not None else {}
+    if model.adapter is not None:
+        check_adapter(model.adapter)
     weights = load_base(model, dtype, device)
-    return weights if model.adapter is None else _with_adapter(weights, model, config).eval()
+    return weights if model.adapter is None else with_adapter(weights, model).eval()
 
 
 def save_adapter(adapted: Any, folder: Path) -> None:
     """Write the adapter of a model, with what tells its base; the folder appears when all of it is there."""
+    from safetensors.torch import save_file
+
     scratch = folder.with_name(f".{folder.name}")
     shutil.rmtree(scratch, ignore_errors=True)
-    adapted.save_pretrained(scratch, safe_serialization=True)
-    write_json(scratch / _BASE, _sample(adapted.get_base_model()))
+    base = adapted
+    if own := own_parameters(adapted):
+        scratch.mkdir()
+        tensors = {name: weight.detach().cpu().contiguous() for name, weight in own.items()}
+        save_file(tensors, scratch / _WEIGHTS, metadata={"format": "pt"})
+        write_json(scratch / "adapter_config.json", own_config(adapted))
+    else:
+        base = adapted.get_base_model()
+        adapted.save_pretrained(scratch, safe_serialization=True)
+    write_json(scratch / _BASE, _sample(base))
     scratch.rename(folder)
 
 
-def _with_adapter(weights: Any, model: Model, config: dict[str, Any]) -> Any:
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
+def with_adapter(weights: Any, model: Model) -> Any:
+    """A model's base, loaded, with the model's adapter on it.
 
+    Raises:
+        UserError: the adapter's folder cannot be read, or it was made for another base.
+    """
     assert model.adapter is not None
+    config = check_adapter(model.adapter)
     refusal = f"The adapter {model.adapter!r} does not fit the base model {model.base!r}"
     if problem := _other_size(weights, config) or _other_base(weights, Path(model.adapter) / _BASE):
         raise UserError(f"{refusal}: {problem}.")
+    if config.get("peft_type") in OWN_KINDS:
+        return _with_own(weights, model.adapter, config, refusal)
+    return _with_pefts(weights, model.adapter, refusal)
+
+
+def _with_own(weights: Any, folder: str, config: dict[str, Any], refusal: str) -> Any:
+    """The model with an adapter of one of the workbench's own kinds put into it."""
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        put_in(weights, config)
+        saved = load_file(Path(folder) / _WEIGHTS)
+    except (ValueError, SafetensorError) as error:
+        raise UserError(f"{refusal}: {error}.") from error
+    places = own_parameters(weights)
+    if odd := sorted(saved.keys() ^ places.keys()):
+        raise UserError(f"{refusal}: {len(odd)} tensors are in only one of them, as {odd[0]!r}.")
+    for name, place in places.items():
+        if saved[name].shape != place.shape:
+            shapes = f"{list(saved[name].shape)}, its place in the model {list(place.shape)}"
+            raise UserError(f"{refusal}: {name} has the shape {shapes}.")
+        with torch.no_grad():
+            place.copy_(saved[name])
+    return weights
+
+
+def _with_pefts(weights: Any, folder: str, refusal: str) -> Any:
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
     try:
         with quiet_transformers():
-            adapted = PeftModel.from_pretrained(weights, model.adapter, autocast_adapter_dtype=False)
-        with safe_open(Path(model.adapter) / "adapter_model.safetensors", framework="pt") as file:
+            adapted = PeftModel.from_pretrained(weights, folder, autocast_adapter_dtype=False)
+        with safe_open(Path(folder) / _WEIGHTS, framework="pt") as file:
             saved = set(file.keys())
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{refusal}: {first_line(error)}") from error
@@ -130,10 +178,11 @@ def _sample(base: Any) -> dict[str, float]:
 
 def _tensors(base: Any) -> dict[str, Any]:
     """A base model's tensors, by their names as they are without an adapter."""
+    own = own_parameters(base)
     tensors = {
         name.replace(".base_layer.", "."): tensor
         for name, tensor in base.named_parameters()
-        if ".lora_" not in name
+        if ".lora_" not in name and name not in own
     }
     return {_EMBEDDINGS: base.get_input_embeddings().weight, **tensors}
 

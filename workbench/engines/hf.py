@@ -27,6 +27,7 @@ from workbench.engines.sampler import draw, uniforms
 from workbench.engines.soft_prompt import is_soft_prompt, keys_of_adapter
 from workbench.errors import UserError
 from workbench.models import load_tokenizer, shape_of
+from workbench.own_kinds import labels_of, without_head
 from workbench.types import Completion, Finish, Model, Request, Sampling
 
 _ROOM = 32  # positions a decoding buffer gains when it is full
@@ -74,7 +75,9 @@ class HfEngine:
         loaded = load_weights(model, dtype, self.device)
         soft = is_soft_prompt(loaded)
         self.weights = loaded.get_base_model() if soft else loaded
-        use_grouped_attention(self.weights)
+        self._labels = labels_of(self.weights)
+        with without_head(self.weights):  # a head's few scores may be too close together to tell anything
+            use_grouped_attention(self.weights)
         self._shape = shape_of(loaded)
         self.soft: Cache | None = None  # keys and values of virtual tokens, which stand before every prompt
         if soft:
@@ -123,7 +126,10 @@ class HfEngine:
 
     @torch.inference_mode()
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Batch]:
-        """Batches in the order of their prompts' lengths, longest first."""
+        """Batches in the order of their prompts' lengths, longest first; none from a classification head."""
+        if self._labels:
+            labels = ", ".join(self._labels)
+            raise UserError(f"The model's head scores {labels} and says nothing. Decode by the likelihood of labels.")
         if "" in sampling.stop:
             raise UserError("stop holds an empty string, which would end every answer before it began.")
         rows: list[_Row] = []
@@ -223,7 +229,7 @@ class HfEngine:
         """Prompts and their continuations as branches of one packed sequence behind the prefix they share."""
         work: list[tuple[Request, list[Branch]]] = []
         for request, texts in zip(requests, continuations, strict=True):
-            branches = [Branch(*self.encoder.encode_pair(request, text)) for text in texts]
+            branches = [self._branch(request, text) for text in texts]
             if not branches:
                 continue
             more = max(len(b.continuation) for b in branches)
@@ -246,6 +252,15 @@ class HfEngine:
             seconds = (time.perf_counter() - started) / len(scored)  # the prefix's are the first batch's
             yield [(name, replace(completion, seconds=seconds)) for name, completion in scored]
             started = time.perf_counter()
+
+    def _branch(self, request: Request, text: str) -> Branch:
+        """A continuation's tokens behind the prompt's, or its label's number where a head scores labels."""
+        if not self._labels:
+            return Branch(*self.encoder.encode_pair(request, text))
+        label = text if text in self._labels else text.removeprefix(" ")  # as `decoding/ask.py` puts it
+        if label not in self._labels:
+            raise UserError(f"The model's head has no label {text!r}. It has: {', '.join(self._labels)}.")
+        return Branch(self.encoder.encode(request), [self._labels.index(label)], text)
 
     def _score(self, batch: list[tuple[Request, list[Branch]]], start: Cache | None, cached: int) -> Batch:
         packed = pack([branches for _, branches in batch], self.device, virtual=self._virtual, cached=cached)
