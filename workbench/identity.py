@@ -139,6 +139,25 @@ def system_hash(system: System) -> str:
     return short_hash(content)
 
 
+def file_hash(path: str | Path) -> str:
+    """16 hexadecimal digits of the SHA-256 of a file's bytes, remembered until its size or time changes.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read.
+    """
+    try:
+        stat = Path(path).stat()
+        return _file_hash(str(path), stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"The file {str(path)!r} cannot be read: {error.strerror or error}.") from error
+
+
+@lru_cache(maxsize=256)
+def _file_hash(path: str, size: int, time: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def folder_hash(folder: str | Path) -> str:
     """Hash of a model's or an adapter's folder: its weights' bytes and its JSON files' content.
 

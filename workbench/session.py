@@ -15,7 +15,7 @@ from workbench.command import Flat
 from workbench.engines import EngineConfig, open_engine
 from workbench.engines.base import Engine
 from workbench.errors import UserError
-from workbench.identity import model_identity, short_hash, system_hash, to_json
+from workbench.identity import file_hash, model_identity, short_hash, system_hash, to_json
 from workbench.models import EMBEDDED
 from workbench.progress import Bar
 from workbench.prompts import load_prompt, with_values
@@ -23,6 +23,7 @@ from workbench.runs import Run
 from workbench.store import Store
 from workbench.tasks import load_task
 from workbench.tasks.base import Task
+from workbench.training.config import Data
 from workbench.types import CostToMake, Decode, Greedy, Interval, LabelLikelihood, Model, Result, Sample, System
 
 
@@ -182,11 +183,18 @@ def one_sample(result: Result) -> Interval | None:
 
 
 def content_of(config: Any) -> dict[str, Any]:
-    """A recipe's Config as JSON data, without what does not change the result."""
+    """A recipe's Config as JSON data, without what does not change the result, and with its data file's hash.
+
+    Raises:
+        UserError: there is no such data file.
+    """
 
     def plain(value: Any) -> Any:
         if is_dataclass(value) and not isinstance(value, type):
-            return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name not in _NOT_CONTENT}
+            content = {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name not in _NOT_CONTENT}
+            if isinstance(value, Data) and value.file:  # the same path with new rows is another data set
+                content["data_hash"] = file_hash(value.file)
+            return content
         if isinstance(value, Path):
             return str(value)
         return to_json(value)

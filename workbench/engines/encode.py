@@ -83,12 +83,13 @@ class Encoder:
             before = self._encode_chat(messages[:i], apart=apart)
             begin = next((k for k, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), len(before))
             # Blanks at the turn's beginning may be one token with those before it.
+            differs = self._ends & set(before[begin:]) or self.decode(before[begin:]).strip()
             end = next((k for k in range(begin, len(ids)) if ids[k] in self._ends), None)
-            if end is None or self.decode(before[begin:]).strip():
+            if begin == 0 or end is None or differs:
                 raise UserError(
                     "The model's chat template does not write one turn behind the other, each with a token that "
-                    f"ends it, so it cannot be told which tokens are those of message {i + 1}. Give the data as "
-                    "prompt and completion"
+                    f"ends it, so it cannot be told which tokens are those of turn {i + 1}. Give the data as "
+                    "prompt and completion."
                 )
             learned += range(begin, end + 1)
         return ids, learned

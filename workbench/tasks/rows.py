@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -79,10 +80,27 @@ def load_hub(
         UserError: it cannot be loaded: no network and not in the cache, no such data set, or one that needs
             its own code to be run (which is never done). The message ends in `advice`.
     """
+    with _hub(name, advice) as datasets:
+        return datasets.load_dataset(name, subset, split=split, streaming=stream)
+
+
+def hub_hash(name: str, subset: str | None = None) -> str:
+    """A hash of a Hub data set's files and their revision, without reading them.
+
+    Raises:
+        UserError: as `load_hub`.
+    """
+    with _hub(name) as datasets:
+        return str(datasets.load_dataset_builder(name, subset).hash)
+
+
+@contextmanager
+def _hub(name: str, advice: str = "") -> Iterator[Any]:
+    """The library; whatever it raises in the block is said in a sentence."""
     import datasets
 
     try:
-        return datasets.load_dataset(name, subset, split=split, streaming=stream)
+        yield datasets
     # The library raises its own errors, the Hub client's and the network's, with no common class.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
