@@ -18,6 +18,7 @@ RECIPES = {
     "prompt_search": ("recipes.prompt_search", "find an instruction: proposed, scored on dev, resampled (APE)"),
     "prompt_tuning": ("recipes.prompt_tuning", "learn a few virtual tokens' embeddings, the model frozen"),
     "prefix_tuning": ("recipes.prefix_tuning", "learn a few virtual tokens' keys and values in every layer"),
+    "sft": ("recipes.sft", "train all weights on the task's practice split, and measure the model"),
     "lora": ("recipes.lora", "tune a LoRA adapter on the task's practice split, and measure it"),
     "evaluate": ("recipes.evaluate", "measure any System: a run's, or a system.json"),
     "compare": ("recipes.compare", "two or more runs on the questions they share, with paired tests"),

@@ -32,7 +32,7 @@ FLOORS = (
     ("workbench/prompt_files.py",),
     (
         "workbench/salvage.py", "workbench/cost.py", "workbench/files.py", "workbench/progress.py",
-        "workbench/killable.py", "workbench/command.py",
+        "workbench/killable.py", "workbench/command.py", "workbench/launch.py",
     ),
     ("workbench/identity.py", "workbench/stats/"),
     ("workbench/types.py",),

@@ -32,6 +32,7 @@ from filelock import Timeout
 from workbench.errors import UserError
 from workbench.files import append_line, json_bytes, read_json, write_atomic, write_json
 from workbench.identity import short_hash, to_json
+from workbench.launch import is_helper, scratch_folder
 from workbench.run_folder import (
     RunFolder,
     RunInfo,
@@ -83,6 +84,10 @@ class Run(RunFolder):
         """
         plain = json.loads(json.dumps(to_json(config), default=str))
         path = Path(root) / checked_name(name or f"{recipe}-{short_hash([recipe, plain])}")
+        if is_helper():
+            if (path / "adapter").is_dir() or (path / "model").is_dir():  # nothing is left to train
+                raise SystemExit(0)
+            path = scratch_folder() / path.name
         _make_folder(path)
         lock = _acquire(path)
         try:

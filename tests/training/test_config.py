@@ -20,8 +20,3 @@ from workbench.training.config import Training
 def test_a_setting_out_of_range_is_named(field: str, value: Any) -> None:
     with pytest.raises(UserError, match=rf"^{field} is "):
         Training(**{field: value})
-
-
-def test_a_micro_batch_must_divide_the_batch() -> None:
-    with pytest.raises(UserError, match="micro_batch is 3; it must divide batch_size, 16"):
-        Training(micro_batch=3)

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,28 @@ from training_process import CONFIG, TASK, train
 
 from workbench.adapters import load_weights
 from workbench.engines.encode import Encoder
-from workbench.engines.forward import packed_logits, use_grouped_attention
-from workbench.engines.packing import Branch, Packed
+from workbench.engines.forward import use_grouped_attention
+from workbench.engines.packing import Tokens
 from workbench.errors import UserError
 from workbench.methods import lora
 from workbench.models import load_tokenizer
 from workbench.prompts import load_prompt
 from workbench.runs import Run
 from workbench.training.checkpoints import newest_complete
-from workbench.training.data import Collator, encode_examples
+from workbench.training.data import encode_examples
+from workbench.training.packed_loss import PackedLoss
 from workbench.types import Greedy, Model, System
 
 
 def losses(run: Run) -> dict[int, float]:
     """The loss of each step; of a step that was done twice the later one."""
-    return {line["step"]: line["loss"] for line in run.metrics()}
+    return {line["step"]: line["loss"] for line in run.metrics() if "loss" in line}
 
 
 def adapter(run: Run) -> dict[str, torch.Tensor]:
-    weights: dict[str, torch.Tensor] = load_file(run.path / "adapter" / "adapter_model.safetensors")
+    """What was trained: the adapter, or all weights."""
+    [file] = [*run.path.glob("adapter/adapter_model.safetensors"), *run.path.glob("model/model.safetensors")]
+    weights: dict[str, torch.Tensor] = load_file(file)
     return weights
 
 
@@ -48,7 +51,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def branches(tiny_model: Path) -> list[Branch]:
+def examples(tiny_model: Path) -> list[Tokens]:
     encoder = Encoder(load_tokenizer(Model(str(tiny_model))))
     return encode_examples(encoder, load_prompt("arithmetic"), TASK.practice, 1024)[0]
 
@@ -72,17 +75,16 @@ def adapted(tiny_model: Path, packed: bool) -> Any:
     return get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
 
 
-def padded_loss(model: Any, branches: list[Branch]) -> torch.Tensor:
+def padded_loss(model: Any, examples: list[Tokens]) -> torch.Tensor:
     """The loss as transformers itself computes it, on sequences padded to the right."""
-    width = max(len(b.prompt) + len(b.continuation) for b in branches)
-    ids = torch.full((len(branches), width), 2)
-    labels = torch.full((len(branches), width), -100)
-    mask = torch.zeros(len(branches), width, dtype=torch.long)
-    for row, b in enumerate(branches):
-        whole = [*b.prompt, *b.continuation]
-        ids[row, : len(whole)] = torch.tensor(whole)
-        labels[row, len(b.prompt) : len(whole)] = torch.tensor(b.continuation)
-        mask[row, : len(whole)] = 1
+    width = max(len(e.ids) for e in examples)
+    ids = torch.full((len(examples), width), 2)
+    labels = torch.full((len(examples), width), -100)
+    mask = torch.zeros(len(examples), width, dtype=torch.long)
+    for row, e in enumerate(examples):
+        ids[row, : len(e.ids)] = torch.tensor(e.ids)
+        labels[row, e.learned] = ids[row, e.learned]
+        mask[row, : len(e.ids)] = 1
     loss: torch.Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).loss
     return loss
 
@@ -92,29 +94,27 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 
 
 def test_the_packed_batch_has_the_loss_and_the_gradients_of_the_padded_one(
-    tiny_model: Path, branches: list[Branch]
+    tiny_model: Path, examples: list[Tokens]
 ) -> None:
-    assert len({len(b.prompt) + len(b.continuation) for b in branches}) > 1, "some padding"
-    reference, model = adapted(tiny_model, packed=False), adapted(tiny_model, packed=True)
-    expected = padded_loss(reference, branches)
+    assert len({len(e.ids) for e in examples}) > 1, "some padding"
+    reference, model = adapted(tiny_model, packed=False), PackedLoss(adapted(tiny_model, packed=True))
+    expected = padded_loss(reference, examples)
     expected.backward()
-    batch = Collator()([{"prompt": b.prompt, "answer": b.continuation} for b in branches])
-    logits = packed_logits(model, Packed(**{field.name: batch[field.name] for field in fields(Packed)}))
-    loss = torch.nn.functional.cross_entropy(logits, batch["labels"][0])
+    loss = model(model.collate(examples)) / sum(len(e.learned) for e in examples)
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     wanted = gradients(reference)
-    assert wanted.keys() == gradients(model).keys()
-    for name, gradient in gradients(model).items():
+    assert wanted.keys() == gradients(model.weights).keys()
+    for name, gradient in gradients(model.weights).items():
         assert torch.allclose(gradient, wanted[name], atol=1e-5, rtol=1e-4), name
 
 
 def test_the_first_loss_and_gradient_norm_in_the_metrics_are_the_padded_batchs(
-    tiny_model: Path, tmp_path: Path, branches: list[Branch]
+    tiny_model: Path, tmp_path: Path, examples: list[Tokens]
 ) -> None:
     """One update of all twelve examples, in micro-batches of different numbers of learned tokens."""
     reference = load_weights(Model(str(tiny_model)), "float32", "cpu")
-    expected = padded_loss(reference, branches).item()
+    expected = padded_loss(reference, examples).item()
     found = {}
     for micro in (12, 4, 1):
         config = replace(
@@ -134,14 +134,14 @@ def test_the_first_loss_and_gradient_norm_in_the_metrics_are_the_padded_batchs(
             assert torch.allclose(weight, adapter(whole)[name], atol=1e-4), name
 
 
-def test_only_the_answers_tokens_are_learned_and_exactly_one_end(tiny_model: Path, branches: list[Branch]) -> None:
+def test_only_the_answers_tokens_are_learned_and_exactly_one_end(tiny_model: Path, examples: list[Tokens]) -> None:
     tokenizer = load_tokenizer(Model(str(tiny_model)))
-    for branch, example in zip(branches, TASK.practice, strict=True):
-        assert tokenizer.decode(branch.continuation) == f"{example.rationale}<|im_end|>"
-        assert branch.continuation.count(tokenizer.eos_token_id) == 1
-        assert tokenizer.decode(branch.prompt).endswith("<|im_start|>assistant\n")
-    batch = Collator()([{"prompt": b.prompt, "answer": b.continuation} for b in branches])
-    assert batch["labels"][0].tolist() == [token for b in branches for token in b.continuation]
+    for tokens, example in zip(examples, TASK.practice, strict=True):
+        said = tokens.ids[tokens.learned[0] :]
+        assert tokens.learned == list(range(tokens.learned[0], len(tokens.ids)))
+        assert tokenizer.decode(said) == f"{example.rationale}<|im_end|>"
+        assert said.count(tokenizer.eos_token_id) == 1
+        assert tokenizer.decode(tokens.ids[: tokens.learned[0]]).endswith("<|im_start|>assistant\n")
 
 
 def test_what_an_answer_holds_is_data_and_ends_no_turn(tiny_model: Path) -> None:
@@ -149,19 +149,43 @@ def test_what_an_answer_holds_is_data_and_ends_no_turn(tiny_model: Path) -> None
 
     encoder = Encoder(load_tokenizer(Model(str(tiny_model))))
     example = Example.make("Say it.", "42<|im_end|>43")
-    [branch], _ = encode_examples(encoder, load_prompt("question"), [example], 1024)
-    assert branch.continuation.count(encoder.tokenizer.eos_token_id) == 1
-    assert encoder.tokenizer.decode(branch.continuation) == "42<|im_end|>43<|im_end|>"
+    [tokens], _ = encode_examples(encoder, load_prompt("question"), [example], 1024)
+    said = tokens.ids[tokens.learned[0] :]
+    assert said.count(encoder.tokenizer.eos_token_id) == 1
+    assert encoder.tokenizer.decode(said) == "42<|im_end|>43<|im_end|>"
 
 
-def test_too_long_examples_are_left_out_and_counted(tiny_model: Path, branches: list[Branch]) -> None:
+def test_too_long_examples_are_left_out_and_counted(tiny_model: Path, examples: list[Tokens]) -> None:
     encoder = Encoder(load_tokenizer(Model(str(tiny_model))))
-    lengths = sorted(len(b.prompt) + len(b.continuation) for b in branches)
+    lengths = sorted(len(e.ids) for e in examples)
     limit = lengths[5]
     kept, dropped = encode_examples(encoder, load_prompt("arithmetic"), TASK.practice, limit)
     assert (len(kept), dropped) == (sum(n <= limit for n in lengths), sum(n > limit for n in lengths))
     with pytest.raises(UserError, match="Every example is longer than 3 tokens; raise --max-length"):
         encode_examples(encoder, load_prompt("arithmetic"), TASK.practice, 3)
+
+
+def test_an_architecture_that_takes_no_such_mask_trains_on_padded_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GPT-J makes its own positions; the loss and gradients are those of transformers itself."""
+    from conftest import CHATML, tiny_tokenizer
+    from transformers import GPTJConfig, GPTJForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHATML
+    torch.manual_seed(0)
+    size = {"n_embd": 32, "n_layer": 2, "n_head": 2, "rotary_dim": 8, "n_positions": 256, "resid_pdrop": 0.0}
+    config = GPTJConfig(vocab_size=len(tokenizer), embd_pdrop=0.0, attn_pdrop=0.0, **size)
+    GPTJForCausalLM(config).save_pretrained(tmp_path / "gptj")
+    tokenizer.save_pretrained(tmp_path / "gptj")
+    model = Model(str(tmp_path / "gptj"))
+    reference = load_weights(model, "float32", "cpu")
+    encoder = Encoder(tokenizer)
+    examples, _ = encode_examples(encoder, load_prompt("arithmetic"), TASK.practice, 1024)
+    run = train(model.base, tmp_path, batch_size=12, micro_batch=5, steps=1)
+    assert "gptj takes no mask of a packed batch: batches are padded." in capsys.readouterr().err
+    assert losses(run)[1] == pytest.approx(padded_loss(reference, examples).item(), abs=1e-5)
 
 
 # --- interrupted = uninterrupted --------------------------------------------------------------------
@@ -190,20 +214,28 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     assert same(run, uninterrupted)
 
 
-def in_a_process(model: Path, root: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    command = [str(word) for word in (sys.executable, training_process.__file__, model, root, *words)]
+def in_a_process(
+    model: Path, root: Path, *words: object, method: str = "lora"
+) -> subprocess.CompletedProcess[str]:
+    command = [str(word) for word in (sys.executable, training_process.__file__, method, model, root, *words)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize("method", training_process.METHODS)
+@pytest.mark.parametrize("where", [("kill", 5), ("kill-inside", 14)], ids=["after an update", "inside an update"])
 def test_a_killed_training_ends_as_an_uninterrupted_one(
-    tiny_model: Path, tmp_path: Path, uninterrupted: Run
+    tiny_model: Path, tmp_path: Path, method: str, where: tuple[str, int]
 ) -> None:
-    assert in_a_process(tiny_model, tmp_path, "kill", 5).returncode == -9
-    assert (tmp_path / "tuned" / "metrics.jsonl").read_text().count("\n") == 5
-    run = train(tiny_model, tmp_path)
-    assert losses(run) == losses(uninterrupted)
-    assert same(run, uninterrupted)
+    """The fourteenth pass is the second of update 7, the first of the third epoch."""
+    whole = train(tiny_model, tmp_path / "whole", method=method)
+    assert in_a_process(tiny_model, tmp_path, *where, method=method).returncode == -9
+    assert (tmp_path / "tuned" / "metrics.jsonl").read_text().count("\n") == {"kill": 5, "kill-inside": 6}[
+        where[0]
+    ]
+    run = train(tiny_model, tmp_path, method=method)
+    assert losses(run) == losses(whole)
+    assert same(run, whole)
 
 
 def truncate(file: Path) -> None:
@@ -212,7 +244,7 @@ def truncate(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "damage"),
-    [("optimizer.pt", truncate), ("adapter_model.safetensors", Path.unlink), ("complete.json", Path.unlink)],
+    [("optimizer.pt", truncate), ("learned.safetensors", Path.unlink), ("complete.json", Path.unlink)],
 )
 def test_an_incomplete_checkpoint_costs_a_warning_and_its_steps(
     tiny_model: Path,

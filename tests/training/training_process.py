@@ -1,17 +1,19 @@
-"""A training in a process of its own, which dies or runs out of disk at a step: for the tests beside it.
+"""A training in a process of its own, which dies or runs out of disk or memory: for the tests beside it.
 
-Usage: training_process.py MODEL ROOT kill STEP | full STEP LIMIT
+Usage: training_process.py METHOD MODEL ROOT kill STEP | kill-inside PASS | full STEP LIMIT
 """
 
+import itertools
 import os
 import resource
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError
-from workbench.methods import lora
+from workbench.methods import lora, sft
 from workbench.prompts import load_prompt
 from workbench.runs import Run
 from workbench.tasks.arithmetic import Config as ArithmeticConfig
@@ -20,11 +22,13 @@ from workbench.training.config import Training
 from workbench.types import Greedy, Model, System
 
 TASK = load(ArithmeticConfig(practice=12, dev=1, test=1))
-# Three updates an epoch, nine in all; checkpoints at 2, 4, 6, 8 and the end.
-CONFIG = lora.Config(
-    rank=2,
-    training=Training(learning_rate=1e-2, batch_size=4, micro_batch=2, precision="float32", save_every=2),
-)
+# Three updates an epoch, nine in all, of two passes each; checkpoints at 2, 4, 6, 8 and the end.
+TRAINING = Training(learning_rate=1e-2, batch_size=4, micro_batch=2, precision="float32", save_every=2)
+CONFIG = lora.Config(rank=2, training=TRAINING)
+METHODS: dict[str, tuple[Any, Any]] = {
+    "lora": (lora.adapt, CONFIG),
+    "sft": (sft.adapt, sft.Config(training=TRAINING)),
+}
 
 
 class FaultyRun(Run):
@@ -39,13 +43,33 @@ class FaultyRun(Run):
             self.event()
 
 
-def train(model: str | Path, root: Path, after: int = 0, event: Any = None) -> FaultyRun:
-    """Train in `root/tuned`, or go on there."""
+def train(
+    model: str | Path, root: Path, after: int = 0, event: Any = None, method: str = "lora", **settings: Any
+) -> FaultyRun:
+    """Train in `root/tuned`, or go on there; `settings` change the training's."""
+    adapt, config = METHODS[method]
+    config = replace(config, training=replace(config.training, **settings))
     system = System(Model(str(model)), load_prompt("arithmetic"), Greedy(16))
-    with FaultyRun.open(root, "lora", {"lora": CONFIG}, name="tuned") as run:
+    with FaultyRun.open(root, method, {"config": config}, name="tuned") as run:
         run.after, run.event = after, event
-        lora.adapt(system, TASK, CONFIG, run, quiet=True)
+        adapt(system, TASK, config, run, quiet=True)
         return run
+
+
+def at_pass(number: int, event: Any) -> None:
+    """Have something happen before the so manyth forward pass of a training, counted from 1."""
+    from workbench.training.packed_loss import (
+        PackedLoss,
+    )  # torch is too large for the process of the chat template
+
+    passes, forward = itertools.count(1), PackedLoss.forward
+
+    def counted(self: Any, batch: Any) -> Any:
+        if next(passes) == number:
+            event()
+        return forward(self, batch)
+
+    PackedLoss.forward = counted  # type: ignore[method-assign]
 
 
 def kill() -> None:
@@ -60,9 +84,11 @@ def fill_disk(limit: int) -> None:
 
 
 if __name__ == "__main__":
-    model, root, what, step, *limit = sys.argv[1:]
+    method, model, root, what, step, *limit = sys.argv[1:]
+    if what == "kill-inside":
+        at_pass(int(step), kill)
     event = kill if what == "kill" else lambda: fill_disk(int(limit[0]))
     try:
-        train(model, Path(root), int(step), event)
+        train(model, Path(root), 0 if what == "kill-inside" else int(step), event, method)
     except UserError as error:
         sys.exit(f"training: {error}")

@@ -138,14 +138,14 @@ def use_grouped_attention(weights: Any) -> None:
         weights: a causal language model, with or without an adapter; stays as it was in all other ways.
 
     Raises:
-        UserError: the logits differ, or the model cannot be run like this.
+        UserError: the logits differ, or the model cannot be run like this; it has its own attention again.
     """
     vocabulary = weights.get_input_embeddings().num_embeddings
     first = [(97 * i) % vocabulary for i in range(3, 10)]
     second = [*first[:3], first[-1]]
     device = weights.device
     problem = "the logits are not the model's own"
-    training = weights.training
+    training, attention = weights.training, weights.config._attn_implementation
     weights.eval()
     with torch.inference_mode(), quiet_transformers():
         # `eager` is an architecture's own definition; its `sdpa` may leave out what torch's lacks (Gemma 2).
@@ -161,6 +161,7 @@ def use_grouped_attention(weights: Any) -> None:
             near, problem = False, f"{type(error).__name__}: {str(error).strip()[:200]}"
     weights.train(training)
     if not near:
+        weights.set_attn_implementation(attention)
         raise UserError(
             f"The architecture {weights.config.model_type!r} cannot be run by the hf engine: {problem}. "
             "Serve it with vLLM, and use --engine vllm."

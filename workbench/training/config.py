@@ -68,7 +68,7 @@ class Training:
         epochs: passes over the examples.
         steps: updates, in place of epochs; a stream needs them.
         batch_size: examples an update.
-        micro_batch: examples computed at once; it must divide batch_size and changes memory, not the result.
+        micro_batch: the most examples computed at once; it changes memory, not the result.
         examples: how many examples to learn from, the first ones; by default all.
         max_length: examples with more tokens are left out or cut (too_long), and counted.
         precision: of the frozen weights; what is trained is float32.
@@ -108,7 +108,5 @@ class Training:
             raise UserError("A stream has no length that is known before, so --stream needs --steps.")
         check_range("loss_band", self.loss_band, 1, 10**6)
         check_range("training_seed", self.training_seed, 0, 2**32 - 1)
-        if self.batch_size % self.micro_batch:
-            raise UserError(f"micro_batch is {self.micro_batch}; it must divide batch_size, {self.batch_size}.")
         if self.precision not in ("bfloat16", "float32"):
             raise UserError(f"precision is {self.precision!r}; it must be bfloat16 or float32.")

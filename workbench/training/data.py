@@ -12,6 +12,7 @@ from workbench.engines.encode import Encoder
 from workbench.engines.packing import Tokens
 from workbench.errors import UserError
 from workbench.files import read_json, write_json
+from workbench.launch import gpu
 from workbench.models import load_base, load_tokenizer
 from workbench.prompts import render, render_answer
 from workbench.runs import Run
@@ -117,8 +118,11 @@ def base_and_encoder(system: System, training: Training, *, all_weights: bool = 
         )
     torch.manual_seed(training.training_seed)
     dtype = "float32" if all_weights else training.precision
-    base = load_base(system.model, dtype, "cuda" if torch.cuda.is_available() else "cpu")
-    use_grouped_attention(base)
+    base = load_base(system.model, dtype, gpu() if torch.cuda.is_available() else "cpu")
+    try:
+        use_grouped_attention(base)
+    except UserError:  # then it is trained with its own attention, on rows that are padded
+        print(f"{base.config.model_type} takes no mask of a packed batch: batches are padded.", file=sys.stderr)
     return base, Encoder(load_tokenizer(system.model))
 
 

@@ -69,6 +69,12 @@ def padded(examples: Sequence[Tokens], device: Any = "cpu") -> Packed:
         read_at += [row * width + place - 1 for place in example.learned]
         targets += [example.ids[place] for place in example.learned]
         owner += [row] * len(example.learned)
-    positions = torch.arange(width).expand(len(examples), width)
-    tensors = (ids, positions, mask, *(torch.tensor(values) for values in (read_at, targets, owner)))
-    return Packed(*(tensor.to(device) for tensor in tensors), count=len(examples))
+    return Packed(
+        ids=ids.to(device),
+        positions=torch.arange(width, device=device).expand(len(examples), width),
+        mask=mask.to(device),
+        read_at=torch.tensor(read_at, device=device),
+        targets=torch.tensor(targets, device=device),
+        owner=torch.tensor(owner, device=device),
+        count=len(examples),
+    )

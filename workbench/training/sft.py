@@ -68,7 +68,9 @@ def fit(weights: Any, source: Source, training: Training, run: Run, quiet: bool)
     start = [_start(run)]
     broadcast_object_list(start)
     settings.output_dir = start[0].folder
-    board = tensorboard(run.path / "tensorboard", _step(run)) if training.tensorboard and first else None
+    board = None
+    if training.tensorboard and first:
+        board = tensorboard(run.path / "tensorboard", _step(newest_complete(run.path / "checkpoints")))
     with Bar("training", quiet=quiet or not first) as bar, EnergyMeter() as meter, quiet_transformers():
         while True:
             trainer = BatchTrainer(
@@ -129,12 +131,16 @@ def _start(run: Run) -> _Start:
     return _Start(str(run.path / "checkpoints"), losses[0] if losses else None, rollbacks)
 
 
-def _step(run: Run) -> int:
-    newest = newest_complete(run.path / "checkpoints")
-    return 0 if newest is None else int(newest.name.removeprefix("checkpoint-"))
+def _step(checkpoint: Path | None) -> int:
+    return 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _train(trainer: BatchTrainer, checkpoint: Path | None) -> None:
+    if (
+        checkpoint is not None and _step(checkpoint) >= trainer.source.updates
+    ):  # it ended, and what came after did not
+        trainer._load_from_checkpoint(str(checkpoint))
+        return
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -169,7 +175,7 @@ def _roll_back(run: Run, trainer: BatchTrainer, taken_up: Path | None, start: _S
             shutil.rmtree(good)
         trainer.accelerator.wait_for_everyone()
         good = newest_complete(Path(start.folder))
-    to = 0 if good is None else int(good.name.removeprefix("checkpoint-"))
+    to = _step(good)
     run.log(event="rollback", step=step, reason=str(problem), to_step=to, rate_factor=0.5**start.rollbacks)
     if trainer.args.process_index == 0:
         print(

@@ -86,7 +86,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
         options = StateDictOptions(full_state_dict=True, strict=False)  # frozen weights are not in it
-        state = load_file(Path(resume_from_checkpoint) / _LEARNED)
+        state: dict[str, Any] = load_file(Path(resume_from_checkpoint) / _LEARNED)
         set_model_state_dict(model or self.model, state, options=options)
         self.position = read_json(Path(resume_from_checkpoint) / _POSITION)
 
@@ -112,6 +112,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         groups = zip(self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
         for group, rate, share in groups:  # the checkpoint's rate was that of its own factor
             group["lr"] = rate * share(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     # --- a step ---
 
@@ -132,7 +133,8 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
             model.zero_grad()
         loss = float(self.accelerator.reduce(part, "sum"))
         self._check(loss)
-        return part * world  # the Trainer reports the mean over the processes
+        reported: torch.Tensor = part * world  # the Trainer reports the mean over the processes
+        return reported
 
     def _backward(self, model: Any, share: list[Tokens], learned: int, weight: float) -> torch.Tensor | None:
         """This process's part of the mean loss, its gradient added; None where memory ran out and was halved."""
@@ -206,7 +208,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         return norm
 
 
-class _Batches(torch.utils.data.IterableDataset):  # type: ignore[misc]
+class _Batches(torch.utils.data.IterableDataset[Any]):
     """The source's batches from where the trainer stands when they are asked for."""
 
     def __init__(self, trainer: BatchTrainer) -> None:

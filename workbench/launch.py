@@ -1,0 +1,48 @@
+"""Several processes of one training, as `accelerate launch` starts them: the first one works, the others help.
+
+Each loads the model and takes its share of every batch (`training/trainer.py`). What is written and measured is the
+first one's alone: a helper works in a scratch folder, and ends when the training ends.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from workbench.errors import UserError
+
+
+def is_helper() -> bool:
+    """Whether this process is one of several, and not the first."""
+    return int(os.environ.get("RANK", "0")) > 0
+
+
+def is_launched() -> bool:
+    """Whether there are several processes."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def gpu() -> str:
+    """The GPU of this process: the first one's, unless there are several processes."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def scratch_folder() -> Path:
+    """A folder for what a helper writes, gone when it ends."""
+    folder = tempfile.mkdtemp(prefix="workbench-helper-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def check_single(what: str) -> None:
+    """See that several processes are not started for what is more than one training.
+
+    Raises:
+        UserError: they are.
+    """
+    if is_launched():
+        raise UserError(
+            f"`accelerate launch` is for one training, and {what} is several. Start it without, or launch "
+            "its trainings one by one (`workbench lora`, `workbench sft`, …)."
+        )
