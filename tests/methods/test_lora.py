@@ -1,19 +1,23 @@
-"""LoRA: starts as the base, moves only what it may, and its adapter is PEFT's."""
+"""LoRA and its kin: they start as the base, move only what they may, and their adapters are PEFT's."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import workbench.training.sft
 from workbench.adapters import load_weights
 from workbench.errors import UserError
-from workbench.methods.lora import TARGETS, Config, adapt
+from workbench.methods.lora import TARGETS, Config, adapt, peft_settings
 from workbench.prompts import load_prompt
 from workbench.runs import Run
 from workbench.tasks.arithmetic import Config as ArithmeticConfig
@@ -40,8 +44,17 @@ def plain(model: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
 
 
+@pytest.mark.parametrize(
+    ("kind", "moving"),
+    [
+        ({}, ("lora_B",)),
+        ({"rslora": True}, ("lora_B",)),
+        ({"dora": True}, ("lora_B", "magnitude")),
+    ],
+    ids=["LoRA", "rsLoRA", "DoRA"],
+)
 def test_it_starts_as_the_base_and_the_first_step_moves_only_b(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Any, moving: tuple[str, ...], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A spy around the training sees the model before and after its only step."""
     base = plain(tiny_model)
@@ -56,18 +69,18 @@ def test_it_starts_as_the_base_and_the_first_step_moves_only_b(
             weights.disable_adapter_layers()
             without = weights(input_ids=IDS, attention_mask=mask).logits
             weights.enable_adapter_layers()
-            assert torch.equal(fresh, without)
+            assert torch.allclose(fresh, without, atol=1e-5) if kind.get("dora") else torch.equal(fresh, without)
             assert torch.allclose(fresh, base(input_ids=IDS).logits, atol=1e-5)
         before.update({name: p.detach().clone() for name, p in weights.named_parameters()})
         fit(weights, *rest)
         seen.append(weights)
 
     monkeypatch.setattr(workbench.training.sft, "fit", spied)
-    _, run = tune(tiny_model, tmp_path, Config(rank=2, training=TRAINING))
+    _, run = tune(tiny_model, tmp_path, Config(rank=2, training=TRAINING, **kind))
     assert len(run.metrics()) == 1
     for name, p in seen[0].named_parameters():
         moved = not torch.equal(p, before[name])
-        assert moved == ("lora_B" in name), name
+        assert moved == any(part in name for part in moving), name
 
 
 def test_no_weight_of_the_base_ever_moves_and_merged_is_unmerged(tiny_model: Path, tmp_path: Path) -> None:
@@ -101,16 +114,86 @@ def test_its_size_is_the_formula(tiny_model: Path, tmp_path: Path, targets: Any)
     sums = {"all-linear": q + k + v + o + mlp, "attention": q + k + v + o, "mlp": mlp, "qv": q + v}
     _, run = tune(tiny_model, tmp_path, Config(rank=3, targets=targets, training=TRAINING))
     weights = load_file(run.path / "adapter" / "adapter_model.safetensors")
-    assert sum(w.numel() for w in weights.values()) == 3 * 2 * sums[targets]
+    assert sum(w.numel() for w in weights.values()) == cost_of(run).parameters == 3 * 2 * sums[targets]
     assert set(TARGETS) == set(sums)
 
 
-def test_the_scale_is_2_unless_alpha_is_given(tiny_model: Path, tmp_path: Path) -> None:
-    from peft import PeftConfig
+@pytest.mark.parametrize("kind", [{"rslora": True}, {"dora": True}], ids=["rsLoRA", "DoRA"])
+def test_the_kin_train_merge_and_load(kind: Any, tiny_model: Path, tmp_path: Path) -> None:
+    """All that the formula counts has moved after two steps; merged = unmerged, and any PEFT reads it."""
+    tuned, run = tune(tiny_model, tmp_path, Config(rank=2, training=replace(TRAINING, epochs=2), **kind))
+    weights = load_file(run.path / "adapter" / "adapter_model.safetensors")
+    outputs = 2 * (32 + 16 + 16 + 32 + 64 + 64 + 32) if kind.get("dora") else 0
+    assert sum(w.numel() for w in weights.values()) == 2 * 2 * 512 + outputs == cost_of(run).parameters
+    assert tuned.model.adapter is not None
+    unmerged = PeftModel.from_pretrained(plain(tiny_model), tuned.model.adapter).eval()
+    with torch.no_grad():
+        expected = unmerged(input_ids=IDS).logits
+        assert torch.equal(load_weights(tuned.model, "float32", "cpu")(input_ids=IDS).logits, expected)
+        assert torch.allclose(unmerged.merge_and_unload()(input_ids=IDS).logits, expected, atol=1e-4)
+        assert not torch.allclose(plain(tiny_model)(input_ids=IDS).logits, expected, atol=1e-2)
+    card = (run.path / "README.md").read_text(encoding="utf-8")
+    assert ("by DoRA" if kind.get("dora") else "by rsLoRA") in card
 
-    for config, alpha in ((Config(rank=4, training=TRAINING), 8), (Config(alpha=4, training=TRAINING), 4)):
-        tuned, _ = tune(tiny_model, tmp_path, config)
-        assert PeftConfig.from_pretrained(str(tuned.model.adapter)).lora_alpha == alpha
+
+def test_the_embedded_model_has_these_parameters_a_rank() -> None:
+    """A model of its shape without weights: 30 layers, hidden 576, feed-forward 1536, 3 key heads of 64."""
+    shape = LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, tie_word_embeddings=True,
+    )  # fmt: skip
+
+    def trained(**settings: Any) -> int:
+        with torch.device("meta"):
+            base = LlamaForCausalLM(shape)
+            adapted = get_peft_model(base, peft_settings(base, Config(**settings)))
+        return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+
+    expected = {"qv": 57_600, "attention": 115_200, "mlp": 190_080, "all-linear": 305_280}
+    assert {targets: trained(rank=1, targets=targets) for targets in expected} == expected
+    assert trained(rank=8) == 2_442_240
+    assert trained(rank=8, dora=True) == 2_442_240 + 155_520
+
+
+def test_modules_by_their_own_names(tiny_model: Path, tmp_path: Path) -> None:
+    _, run = tune(tiny_model, tmp_path, Config(rank=3, targets="v_proj, layers.1.mlp.up_proj", training=TRAINING))
+    weights = load_file(run.path / "adapter" / "adapter_model.safetensors")
+    assert sum(w.numel() for w in weights.values()) == 3 * (2 * (32 + 16) + (32 + 64))
+
+
+@pytest.mark.parametrize("targets", ["w_proj", "q_proj,oproj", "proj", "", "lm_head"])
+def test_a_module_that_the_model_lacks_is_refused(targets: str, tiny_model: Path) -> None:
+    """Also a name's end that is no whole name, and the output layer, which is the embeddings."""
+    expected = (
+        r"no linear module named .* There are: down_proj, .*q_proj, up_proj, v_proj\. Or --targets all-linear"
+    )
+    with pytest.raises(UserError, match=expected):
+        peft_settings(plain(tiny_model), Config(targets=targets))
+
+
+def test_names_of_another_architecture_are_refused() -> None:
+    with torch.device("meta"):
+        gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=32, n_head=2, vocab_size=64))
+    with pytest.raises(UserError, match=r"named 'q_proj'.*There are: c_attn, c_fc, c_proj\."):
+        peft_settings(gpt2, Config(targets="attention"))
+    assert set(peft_settings(gpt2, Config(targets="c_attn,c_fc")).target_modules) == {"c_attn", "c_fc"}
+
+
+@given(rank=st.integers(1, 256), alpha=st.none() | st.floats(0.5, 1000), rslora=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_the_scale_is_alpha_by_r_or_by_its_root(rank: int, alpha: float | None, rslora: bool) -> None:
+    """Without α it is 2 at every rank; under rsLoRA 16/√r. The layer's own scale tells."""
+    with torch.device("meta"):
+        base = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+            )
+        )
+        config = Config(rank=rank, alpha=alpha, targets="v_proj", rslora=rslora)
+        adapted = get_peft_model(base, peft_settings(base, config))
+    [layer] = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+    expected = (16.0 if alpha is None else alpha) / math.sqrt(rank) if rslora else (alpha or 2 * rank) / rank
+    assert math.isclose(layer.scaling["default"], expected)
 
 
 def test_only_the_model_slot_changes_and_a_finished_run_is_not_run_again(tiny_model: Path, tmp_path: Path) -> None:

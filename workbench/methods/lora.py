@@ -90,13 +90,26 @@ def adapt(system: System, task: Task, config: Config, run: Run, *, quiet: bool =
 
 
 def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) -> None:
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     from workbench.training.data import base_and_source
     from workbench.training.sft import fit
 
     base, _, source = base_and_source(system, task, config.training, run)
-    settings = LoraConfig(
+    weights = get_peft_model(base, peft_settings(base, config))
+    fit(weights, source, config.training, run, quiet)
+    save_adapter(weights, run.path / "adapter")
+
+
+def peft_settings(base: Any, config: Config) -> Any:
+    """The `LoraConfig` with which PEFT puts the adapter on a base.
+
+    Raises:
+        UserError: the model has none of the modules.
+    """
+    from peft import LoraConfig
+
+    return LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha or (RSLORA_ALPHA if config.rslora else 2 * config.rank),
         target_modules=_modules(base, config.targets),
@@ -106,9 +119,6 @@ def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) ->
         use_dora=config.dora,
         task_type="CAUSAL_LM",
     )
-    weights = get_peft_model(base, settings)
-    fit(weights, source, config.training, run, quiet)
-    save_adapter(weights, run.path / "adapter")
 
 
 def _modules(base: Any, targets: str) -> str | list[str]:
