@@ -6,6 +6,7 @@ With several --lengths each is learned, and the one that does best on dev is mea
 from dataclasses import dataclass, field
 
 from workbench.command import Flat, run_script
+from workbench.forgetting import Forgetting
 from workbench.methods.soft_prompt import PrefixTuning, adapt, by_length
 from workbench.session import Session, Setup
 from workbench.tuning import tune_and_measure
@@ -23,13 +24,14 @@ class Config:
     setup: Flat[Setup] = field(default_factory=Setup)
     prefix_tuning: Flat[PrefixTuning] = field(default_factory=PrefixTuning)
     lengths: tuple[int, ...] = ()
+    forgetting: Flat[Forgetting] = field(default_factory=Forgetting)
 
 
 def main(config: Config) -> Result:
     """Learn, measure, and add the result to the model card."""
     variants = by_length(config.prefix_tuning, config.lengths)
     with Session("prefix_tuning", config.setup, config) as session:
-        return tune_and_measure(session, adapt, variants)
+        return tune_and_measure(session, adapt, variants, config.forgetting)
 
 
 if __name__ == "__main__":

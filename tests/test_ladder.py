@@ -12,11 +12,12 @@ import pytest
 from workbench.engines import EngineConfig
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
-from workbench.ladder import _DEFAULT, _DEFAULTS, RUNGS, Config, climb
+from workbench.ladder import TUNING, climb
 from workbench.methods.few_shot import Config as FewShotConfig
 from workbench.methods.prompt_search import Config as SearchConfig
 from workbench.methods.soft_prompt import PrefixTuning, PromptTuning
 from workbench.report import Rung
+from workbench.rungs import DEFAULT, DEFAULTS, RUNGS, Config
 from workbench.session import Session, Setup
 from workbench.training.config import Training
 from workbench.types import Majority, Request, Sampling, Selection
@@ -175,9 +176,11 @@ def test_the_table_grows_and_ends_with_report_and_advice(
 def test_its_rungs_are_checked_by_name() -> None:
     with pytest.raises(UserError, match=r"There is no rung named 'lorra'\. Did you mean 'lora'"):
         Config(rungs=("zero-shot", "lorra"))
-    assert {*_DEFAULT, *(name for names in _DEFAULTS.values() for name in names)} <= RUNGS.keys()
+    assert {*DEFAULT, *(name for names in DEFAULTS.values() for name in names)} <= RUNGS.keys()
     told = set(re.findall(r"[a-z]+(?:-[a-z]+)*", (Config.__doc__ or "").partition("The first is")[0]))
     assert RUNGS.keys() <= told, "--help names them all"
+    assert {slots.tuned for slots in RUNGS.values()} - {None} == TUNING.keys()
+    assert all(Config().tuning(how).training for how in TUNING), "its settings are the field of its name"
 
 
 def test_a_searchs_flops_are_those_of_many_short_prompts(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

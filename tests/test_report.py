@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.report import Rung, advice, amount, duration, p_value, quantity, ratio, table
+from workbench.report import Rung, advice, amount, duration, p_value, quantity, ratio, remarks, table
 from workbench.report_html import ChangedExample, visible, write_html
 from workbench.stats import wilson_interval
 from workbench.types import CostToMake, CostToUse, Outcome, Result, Status, text_hash
@@ -185,6 +185,68 @@ def test_extra_metrics_are_shown_where_every_rung_has_them() -> None:
     assert "macro F1" not in table([rungs[0], rung("c", answers(0.5))], 2)
 
 
+# --- forgetting -------------------------------------------------------------------------------------
+
+
+def forgot(change: float, other_p: float | None = None) -> tuple[tuple[str, float], ...]:
+    """The metrics of a tuned model that forgot so much, as `forgetting.changes` names them."""
+    metrics = {"artifact_bytes": 4_890_000.0, "general_paragraphs": 48.0}
+    told = {"general_loss_before": 4.0, "general_loss": 4.0 + change, "forgetting": change}
+    if other_p is not None:
+        told |= {"other_sums_before": 0.5, "other_sums": 0.4, "other_sums_change": -0.1}
+        metrics |= {"other_sums_p": other_p, "other_sums_questions": 100.0}
+    for name, value in told.items():
+        metrics |= {name: value, f"{name}_low": value - 0.01, f"{name}_high": value + 0.01}
+    return tuple(metrics.items())
+
+
+def tuned_rungs() -> list[Rung]:
+    made = CostToMake(412_000, 2.22e14, 214.0, 1_900_000_000, 3.86, "estimated at 65 W", 2_442_240)
+    right = answers(0.5)
+    return [
+        rung("zero-shot", right),
+        rung("LoRA", right, make=made, metrics=forgot(0.125, 0.02)),
+        rung("LoRA + vote", right, make=made, metrics=(("one_sample", 0.5), *forgot(0.125, 0.02))),
+        rung("SFT", right, make=made, metrics=forgot(-0.5, 0.0001)),
+        rung("unmeasured", right, make=made),
+    ]
+
+
+def test_forgetting_stands_in_the_table_with_its_interval() -> None:
+    text = table(tuned_rungs(), 5)
+    top, bottom = text.split("to make", 1)
+    rows = {line.split("  ")[0].strip(): line for line in top.splitlines()}
+    assert "forgetting" in top
+    assert "+0.125 (+0.115 to +0.135)" in rows["LoRA"] and "-0.500 (-0.510 to -0.490)" in rows["SFT"]
+    assert re.search(r" 0 +\d+ +\d+ +0 +0 +0$", rows["zero-shot"]), "unchanged weights: 0 by construction"
+    assert re.search(r"1\.000 +\d+ +\d+ +0 +0 +0$", rows["unmeasured"]), "changed weights: nothing is known"
+    assert "artifact" in bottom and bottom.count("4.89 MB") == 3
+    plain = table([tuned_rungs()[0], tuned_rungs()[4]], 2)
+    assert "forgetting" not in plain and "artifact" not in plain
+
+
+def test_remarks_on_forgetting_tell_both_losses_and_correct_the_tests_of_other_tasks() -> None:
+    found = remarks(tuned_rungs(), 5)
+    [loss] = [line for line in found if line.startswith("LoRA, LoRA + vote: the loss")]
+    assert "on 48 paragraphs was 4.000 (3.990 – 4.010) before and 4.125 (4.115 – 4.135) after." in loss
+    [other] = [line for line in found if line.startswith("LoRA, LoRA + vote: of 100 dev questions of sums")]
+    assert "50.0 (49.0 – 51.0) % were right before and 40.0 (39.0 – 41.0) % after, -10.0 (-11.0 to -9.0)" in other
+    assert "exact McNemar, Holm's correction, p = 0.020" in other, "two models, two tests: the larger p stays"
+    [sft] = [line for line in found if line.startswith("SFT: of 100")]
+    assert "p < 0.001" in sft
+    assert not any("paragraphs" in line for line in remarks(six_rungs(), 6))
+
+
+def test_the_page_shows_forgetting_where_it_was_measured(tmp_path: Path) -> None:
+    write_html(tmp_path / "report.html", "Tuned", tuned_rungs(), looks=5)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count('data-label="forgetting"') == 5 and ">Forgetting</th>" in page
+    assert page.count("+0.125 <") == 2 and page.count("+0.115 to +0.135") == 2
+    assert page.count("4.89 MB of weights") == 3
+    write_six(tmp_path / "six.html")
+    assert "orgetting" not in (tmp_path / "six.html").read_text(encoding="utf-8")
+
+
 def test_names_are_not_markup() -> None:
     assert "[bold]x[/bold] :smile:" in table([rung("[bold]x[/bold] :smile:", answers(0.5))], 1)
 
@@ -258,7 +320,12 @@ def test_numbers_as_text() -> None:
         "41.2 G",
         "222 T",
     ]
-    assert [amount(876, "tokens"), amount(41.2e9, "FLOPs")] == ["876 tokens", "41.2 GFLOPs"]
+    assert [amount(876, "tokens"), amount(41.2e9, "FLOPs"), amount(4.89e6, "B"), amount(87, "B")] == [
+        "876 tokens",
+        "41.2 GFLOPs",
+        "4.89 MB",
+        "87 B",
+    ]
     assert [duration(s) for s in (0.8, 42, 200, 7500)] == ["0.8 s", "42 s", "3 min 20 s", "2 h 05 min"]
     assert [ratio(r) for r in (1.34, 16.2)] == ["1.3×", "16×"]
     assert p_value(None) == ""

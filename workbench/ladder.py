@@ -8,129 +8,38 @@ run's folder and is not done again, so a ladder that was killed goes on where it
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
-from workbench.command import Flat, command_typed
+from workbench.command import command_typed
 from workbench.compare import changed
 from workbench.cost import inference_flops, training_flops
-from workbench.errors import unknown_name
+from workbench.forgetting import Probe, open_probe
 from workbench.harness import evaluate, questions_of
 from workbench.methods import few_shot, label_scoring, lora, prompt_search, soft_prompt
-from workbench.methods.few_shot import Config as FewShotConfig
 from workbench.methods.label_scoring import Config as LabelConfig
-from workbench.methods.lora import Config as LoraConfig
 from workbench.methods.prompt_search import Config as SearchConfig
-from workbench.methods.soft_prompt import PrefixTuning, PromptTuning
 from workbench.prompts import load_prompt
 from workbench.report import Rung, advice, duration, percent, quantity, span, table
 from workbench.report_html import ChangedExample, write_html
-from workbench.runs import Run
+from workbench.rungs import DEFAULT, DEFAULTS, RUNGS, Config, Tuned
+from workbench.runs import Run, RunFolder
 from workbench.session import Session, content_of, one_sample
 from workbench.store import Store
 from workbench.training.card import cost_of
-from workbench.tuning import tune
-from workbench.types import LONGEST, CostToMake, Greedy, Majority, Result, System
-
-Exemplars = Literal["random", "balanced", "bm25", "embedding", "sentence-transformer"]
-Tuned = Literal["prompt-tuning", "prefix-tuning", "lora"]
-
-
-@dataclass(frozen=True)
-class Slots:
-    """What fills a rung's slots; what is not said leaves the setup's own prompt, model or decode.
-
-    Attributes:
-        steps: the prompt asks for steps before the answer.
-        searched: the prompt's instruction comes from prompt search.
-        exemplars: the prompt shows some.
-        tuned: the model is tuned in this way.
-        calibrated: labels are scored with contextual calibration.
-        vote: the answer is a majority's.
-    """
-
-    steps: bool = False
-    searched: bool = False
-    exemplars: Exemplars | None = None
-    tuned: Tuned | None = None
-    calibrated: bool = False
-    vote: bool = False
-
-
-RUNGS = {
-    "zero-shot": Slots(),
-    "zero-shot-calibrated": Slots(calibrated=True),
-    "chain-of-thought": Slots(steps=True),
-    "chain-of-thought-majority-vote": Slots(steps=True, vote=True),
-    "few-shot-random": Slots(exemplars="random"),
-    "few-shot-random-calibrated": Slots(exemplars="random", calibrated=True),
-    "few-shot-balanced": Slots(exemplars="balanced"),
-    "few-shot-balanced-calibrated": Slots(exemplars="balanced", calibrated=True),
-    "few-shot-knn": Slots(exemplars="bm25"),
-    "few-shot-knn-calibrated": Slots(exemplars="bm25", calibrated=True),
-    "few-shot-embedding": Slots(exemplars="embedding"),
-    "few-shot-sentence-transformer": Slots(exemplars="sentence-transformer"),
-    "majority-vote": Slots(vote=True),
-    "few-shot-majority-vote": Slots(exemplars="random", vote=True),
-    "prompt-search": Slots(searched=True),
-    "prompt-search-majority-vote": Slots(searched=True, vote=True),
-    "prompt-tuning": Slots(tuned="prompt-tuning"),
-    "prompt-tuning-majority-vote": Slots(tuned="prompt-tuning", vote=True),
-    "prefix-tuning": Slots(tuned="prefix-tuning"),
-    "prefix-tuning-majority-vote": Slots(tuned="prefix-tuning", vote=True),
-    "lora": Slots(tuned="lora"),
-    "lora-majority-vote": Slots(tuned="lora", vote=True),
-}
-
-_DEFAULT = ("zero-shot", "few-shot-random", "few-shot-knn", "majority-vote", "lora", "lora-majority-vote")
-_DEFAULTS = {
-    "phrasebank": ("zero-shot", "few-shot-knn", "lora"),
-    "gsm8k": ("zero-shot", "few-shot-random", "majority-vote"),
-}
+from workbench.tuning import Adapt, tune, with_forgetting, with_weights
+from workbench.types import LONGEST, CostToMake, Greedy, Result, System
 
 _STEPS = "question-steps"  # the prompt of the rungs with a chain of thought
 _PROBED = 16  # practice questions that the estimate is measured on
 _SHOWN = 4  # changed examples of each kind and rung in the report
 
-
-@dataclass(frozen=True)
-class Config:
-    """Which rungs, and the settings of the methods that they use.
-
-    Attributes:
-        rungs: of zero-shot, chain-of-thought, few-shot-random, few-shot-balanced, few-shot-knn,
-            few-shot-embedding, few-shot-sentence-transformer, prompt-search, prompt-tuning, prefix-tuning, lora;
-            with labels zero-shot-calibrated, few-shot-random-calibrated, few-shot-balanced-calibrated,
-            few-shot-knn-calibrated; voting: majority-vote, chain-of-thought-majority-vote,
-            few-shot-majority-vote, prompt-search-majority-vote, prompt-tuning-majority-vote,
-            prefix-tuning-majority-vote, lora-majority-vote. The first is the baseline; by default a set that
-            suits the task.
-        estimate_only: print the estimate and stop.
-        few_shot: exemplars; which ones is said by the rung.
-        prompt_search: the rung prompt-search.
-        prompt_tuning: the rung prompt-tuning.
-        prefix_tuning: the rung prefix-tuning.
-        lora: the rungs lora.
-        vote: the voting rungs.
-
-    Raises:
-        UserError: a rung does not exist.
-    """
-
-    rungs: tuple[str, ...] = ()
-    estimate_only: bool = False
-    few_shot: Flat[FewShotConfig] = field(default_factory=FewShotConfig)
-    prompt_search: SearchConfig = field(default_factory=SearchConfig)
-    prompt_tuning: PromptTuning = field(default_factory=PromptTuning)
-    prefix_tuning: PrefixTuning = field(default_factory=PrefixTuning)
-    lora: Flat[LoraConfig] = field(default_factory=LoraConfig)
-    vote: Flat[Majority] = field(default_factory=Majority)
-
-    def __post_init__(self) -> None:
-        for name in self.rungs:
-            if name not in RUNGS:
-                raise unknown_name("rung", name, RUNGS)
+TUNING: dict[Tuned, Adapt] = {
+    "prompt-tuning": soft_prompt.adapt,
+    "prefix-tuning": soft_prompt.adapt,
+    "lora": lora.adapt,
+}
 
 
 def climb(session: Session, config: Config) -> list[Rung]:
@@ -143,14 +52,15 @@ def climb(session: Session, config: Config) -> list[Rung]:
     Raises:
         UserError: a rung's method cannot work here.
     """
-    names = config.rungs or _DEFAULTS.get(session.task.name, _DEFAULT)
+    probe = open_probe(config.forgetting, session.task)
+    names = config.rungs or DEFAULTS.get(session.task.name, DEFAULT)
     print(_estimate(session, names, config), flush=True)
     if config.estimate_only:
         return []
     rungs: list[Rung] = []
     for name in names:
         started = time.monotonic()
-        result = _rung(session, name, config)
+        result = _rung(session, name, config, probe)
         rungs.append(Rung(name, result, one_sample(result)))
         score = result.score
         print(
@@ -176,18 +86,21 @@ def climb(session: Session, config: Config) -> list[Rung]:
     return rungs
 
 
-def _rung(session: Session, name: str, config: Config) -> Result:
-    """The rung's result, from the run's folder where it is done."""
-    if (done := session.run.read_result(f"rung-{name}")) is not None:
-        return done
+def _rung(session: Session, name: str, config: Config, probe: Probe | None) -> Result:
+    """The rung's result, from the run's folder where it is done; what was forgotten is added where it is not."""
     slots, task = RUNGS[name], session.task
+    done = session.run.read_result(f"rung-{name}")
+    if done is not None and (probe is None or not slots.tuned):
+        return done
     system, cost = session.system(), CostToMake()
     if slots.steps:
         system = replace(system, prompt=load_prompt(_STEPS), decode=Greedy(LONGEST))
     if slots.searched:
         system, cost = _searched(session, system, config.prompt_search)
+    folder: RunFolder | None = None
     if slots.tuned:
-        system, cost = _tuned(session, slots.tuned, config)
+        system, folder = tune(session, TUNING[slots.tuned], slots.tuned, config.tuning(slots.tuned))
+        cost = cost_of(folder)
     if slots.exemplars:
         encoder = config.few_shot.encoder if slots.exemplars == "sentence-transformer" else None
         settings = replace(config.few_shot, exemplars=slots.exemplars, encoder=encoder)
@@ -197,7 +110,10 @@ def _rung(session: Session, name: str, config: Config) -> Result:
     if slots.vote:
         decode = replace(config.vote, max_tokens=config.vote.max_tokens or (LONGEST if slots.steps else None))
         system = replace(system, decode=session.with_length(decode))
-    result = session.measure(system, cost, label=name)
+    result = done or session.measure(system, cost, label=name)
+    if folder is not None:
+        result = with_weights(result, folder)
+        result = with_forgetting(session, result, system.model, probe) if probe else result
     if not any(outcome.score is None for outcome in result.outcomes):  # failed requests are asked for again
         session.run.write_result(result, f"rung-{name}")
     return result
@@ -212,16 +128,6 @@ def _searched(session: Session, system: System, config: SearchConfig) -> tuple[S
             system, session.task, config, run, engine, session.store, quiet=session.setup.quiet
         )
         return found, cost_of(run)
-
-
-def _tuned(session: Session, how: Tuned, config: Config) -> tuple[System, CostToMake]:
-    """The system with its tuned model, trained once for all rungs that use it."""
-    if how == "lora":
-        system, run = tune(session, lora.adapt, how, config.lora)
-    else:
-        settings = config.prompt_tuning if how == "prompt-tuning" else config.prefix_tuning
-        system, run = tune(session, soft_prompt.adapt, how, settings)
-    return system, cost_of(run)
 
 
 def _changed_examples(session: Session, rungs: Sequence[Rung]) -> list[ChangedExample]:
@@ -272,13 +178,8 @@ def _estimate(session: Session, names: Sequence[str], config: Config) -> str:
         tokens += questions * (read + n * written)
         if engine.shape:
             flops += questions * inference_flops(engine.shape, read, written, samples=n)
-    trainings = {
-        "prompt-tuning": config.prompt_tuning.training,
-        "prefix-tuning": config.prefix_tuning.training,
-        "lora": config.lora.training,
-    }
     for how in {tuned for name in names if (tuned := RUNGS[name].tuned)}:
-        training = trainings[how]
+        training = config.tuning(how).training
         learned = training.epochs * len(task.practice[: training.examples]) * (prompt + completion)
         tokens += learned
         if engine.shape:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from io import StringIO
 
 from workbench.compare import Comparison, compare_to_baseline, shared
+from workbench.report_forgetting import forgetting_cell, forgetting_remarks, has_forgetting
 from workbench.stats import minimum_detectable_effect
 from workbench.types import CostToMake, CostToUse, Interval, Result, Status
 
@@ -41,18 +42,23 @@ def table(rungs: Sequence[Rung], looks: int) -> str:
     from rich.table import Table
 
     with_f1 = all("macro_f1" in dict(rung.result.metrics) for rung in rungs)
+    with_forgetting = has_forgetting([rung.result for rung in rungs])
+    with_artifact = any(map(artifact, rungs))
     accuracy = Table(box=SIMPLE_HEAD, pad_edge=False)
     accuracy.add_column("rung", min_width=12)
-    for name in ("accuracy", "95 % interval", "one sample", "p", *(["macro F1"] if with_f1 else [])):
+    more = [*(["macro F1"] if with_f1 else []), *(["forgetting"] if with_forgetting else [])]
+    for name in ("accuracy", "95 % interval", "one sample", "p", *more):
         accuracy.add_column(name, justify="right", no_wrap=True)
     for status in Status:
         accuracy.add_column(status.value, justify="right", no_wrap=True)
     cost = Table(box=SIMPLE_HEAD, pad_edge=False)
     cost.add_column("rung", min_width=12)
-    for name in ("to make", "trained", "tokens", "FLOPs", "Wh", "to use: a question", "tokens", "FLOPs", "system"):
+    made = ("to make", "trained", *(["artifact"] if with_artifact else []), "tokens", "FLOPs", "Wh")
+    for name in (*made, "to use: a question", "tokens", "FLOPs", "system"):
         cost.add_column(name, justify="right", no_wrap=True)
     for rung, comparison in zip(rungs, against_first(rungs), strict=True):
         result, make, use = rung.result, rung.result.cost_to_make, rung.result.cost_to_use
+        change, interval = forgetting_cell(result)
         accuracy.add_row(
             rung.name,
             percent(result.score.value),
@@ -60,12 +66,14 @@ def table(rungs: Sequence[Rung], looks: int) -> str:
             f"{percent(rung.one_sample.value)} ({span(rung.one_sample)})" if rung.one_sample else "",
             p_value(comparison),
             *([f"{result.metric('macro_f1'):.3f}"] if with_f1 else []),
+            *([f"{change} ({interval})" if interval else change] if with_forgetting else []),
             *(str(n) for n in counts(result).values()),
         )
         cost.add_row(
             rung.name,
             duration(make.seconds) if make != CostToMake() else "nothing",
             f"{make.parameters:,}" if make.parameters else "",
+            *([artifact(rung)] if with_artifact else []),
             quantity(make.tokens) if make.tokens else "",
             quantity(make.flops) if make.flops else "",
             f"{make.watt_hours:.3g}" if make.watt_hours else "",
@@ -101,6 +109,7 @@ def remarks(rungs: Sequence[Rung], looks: int) -> list[str]:
     majority = dict(first.metrics).get("majority_class")
     if majority is not None:
         out.append(f"Always answering the most frequent label would score {percent(majority)}.")
+    out += forgetting_remarks([(rung.name, rung.result) for rung in rungs])
     sources: dict[str, list[str]] = {}
     for rung in rungs:
         if rung.result.cost_to_make.watt_hours:
@@ -180,6 +189,12 @@ def costs_to_use(rungs: Sequence[Rung]) -> tuple[list[float], str]:
     return [use.prompt_tokens + use.completion_tokens for use in uses], "tokens"
 
 
+def artifact(rung: Rung) -> str:
+    """Size of the weights that a tuning method left, as "4.89 MB"; empty where it left none."""
+    size = dict(rung.result.metrics).get("artifact_bytes")
+    return amount(size, "B") if size else ""
+
+
 def counts(result: Result) -> dict[str, int]:
     """How many answers came to each of the five ends, all five named."""
     return {status.value: dict(result.counts).get(status.value, 0) for status in Status}
@@ -216,9 +231,9 @@ def quantity(value: float | None) -> str:
 
 
 def amount(value: float | None, unit: str) -> str:
-    """A quantity with its unit: "41.2 GFLOPs", "876 tokens"."""
+    """A quantity with its unit: "41.2 GFLOPs", "4.89 MB", "876 tokens"."""
     text = quantity(value)
-    return f"{text}{unit}" if text[-1].isalpha() and unit == "FLOPs" else f"{text} {unit}"
+    return f"{text}{unit}" if text[-1].isalpha() and unit in ("FLOPs", "B") else f"{text} {unit}"
 
 
 def duration(seconds: float) -> str:

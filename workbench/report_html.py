@@ -19,6 +19,7 @@ from workbench.report import (
     advice,
     against_first,
     amount,
+    artifact,
     costs_to_use,
     counts,
     duration,
@@ -28,6 +29,7 @@ from workbench.report import (
     remarks,
     span,
 )
+from workbench.report_forgetting import forgetting_cell, has_forgetting
 from workbench.types import CostToMake
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
@@ -99,6 +101,7 @@ def write_html(
         advice=advice(rungs),
         rows=_rows(rungs),
         with_f1=all("macro_f1" in dict(rung.result.metrics) for rung in rungs),
+        with_forgetting=has_forgetting([rung.result for rung in rungs]),
         charts=[chart for size in ((960, 400), (328, 340)) if (chart := _chart(rungs, *size))],
         groups=_groups(rungs, examples),
         baseline=rungs[0].name,
@@ -132,6 +135,7 @@ def _rows(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
         result, make, use = rung.result, rung.result.cost_to_make, rung.result.cost_to_use
         score = result.score
         made = [f"{quantity(make.parameters)} trained"] if make.parameters else []
+        made += [f"{size} of weights"] if (size := artifact(rung)) else []
         made += [f"{quantity(make.tokens)} tokens"] if make.tokens else []
         made += [amount(make.flops, "FLOPs")] if make.flops else []
         made += [f"{make.watt_hours:.3g} Wh"] if make.watt_hours else []
@@ -147,6 +151,7 @@ def _rows(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
                 "p": p_value(comparison),
                 "significant": comparison is not None and comparison.significant,
                 "f1": f"{dict(result.metrics).get('macro_f1', math.nan):.3f}",
+                "forgetting": forgetting_cell(result),
                 "counts": counts(result),
                 "make": duration(make.seconds) if make != CostToMake() else "nothing",
                 "make_parts": made,

@@ -1,18 +1,21 @@
 """From a tuning method to a measured System: tune with one or several settings, measure the best on dev."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from workbench.files import write_json
+from workbench.forgetting import Abilities, Forgetting, Probe, abilities, changes, open_probe, without_head
 from workbench.harness import evaluate
-from workbench.identity import to_json
+from workbench.identity import system_hash, to_json
 from workbench.progress import Bar
-from workbench.report import percent, span
+from workbench.report import Rung, percent, span, table
+from workbench.report_forgetting import forgetting_remarks
 from workbench.runs import Run, RunFolder
-from workbench.session import Session, content_of
+from workbench.session import Session, content_of, one_sample
 from workbench.tasks.base import Task
 from workbench.training.card import cost_of, result_section
-from workbench.types import CostToMake, Result, System
+from workbench.types import CostToMake, Model, Result, System
 
 
 class Adapt(Protocol):
@@ -30,7 +33,9 @@ def tune(session: Session, adapt: Adapt, name: str, config: Any) -> tuple[System
         return adapt(session.system(), session.task, config, run, quiet=session.setup.quiet), run
 
 
-def tune_and_measure(session: Session, adapt: Adapt, variants: Mapping[str, Any]) -> Result:
+def tune_and_measure(
+    session: Session, adapt: Adapt, variants: Mapping[str, Any], forgetting: Forgetting | None = None
+) -> Result:
     """Tune, measure on the setup's split, and add the result to the model card.
 
     Of several variants each is tuned in a run of its own inside the session's; the one with the most right
@@ -40,7 +45,12 @@ def tune_and_measure(session: Session, adapt: Adapt, variants: Mapping[str, Any]
         session: the task, the model, the run.
         adapt: the tuning method.
         variants: its settings, by name.
+        forgetting: whether forgetting is measured, and on what.
+
+    Raises:
+        UserError: as the method, and as `forgetting.open_probe`, which speaks before hours of training.
     """
+    probe = open_probe(forgetting or Forgetting(), session.task)
     if len(variants) == 1:
         [config] = variants.values()
         folder: RunFolder = session.run
@@ -51,12 +61,64 @@ def tune_and_measure(session: Session, adapt: Adapt, variants: Mapping[str, Any]
         best = _best_on_dev(session, {name: system for name, (system, _) in tuned.items()})
         system, folder = tuned[best]
         cost = _together([cost_of(run) for _, run in tuned.values()], cost_of(folder).parameters)
-    result = session.report(system, cost)
-    weights = folder.path / "adapter" / "adapter_model.safetensors"
-    print(f"{cost.parameters:,} trained parameters in an adapter of {weights.stat().st_size:,} bytes")
-    card = (folder.path / "README.md").read_text(encoding="utf-8")
-    session.run.write_card(card + result_section(result))
+    result = with_weights(session.measure(system, cost), folder)
+    if probe is not None:
+        result = with_forgetting(session, result, system.model, probe)
+    _report(session, system, result)
+    parts = " and ".join(f"{_ARTICLE[name]} of {size:,} bytes" for name, size in weights_left(folder).items())
+    print(f"{cost.parameters:,} trained parameters in {parts}")
+    card = (folder.path / "README.md").read_text(encoding="utf-8") + result_section(result)
+    if remarks := forgetting_remarks([("this model", result)]):
+        card += "\n## Forgetting\n\n" + "\n\n".join(remarks) + "\n"
+    session.run.write_card(card)
     return result
+
+
+def _report(session: Session, system: System, result: Result) -> None:
+    """Write the System and its result into the run's folder and print the table of its one row."""
+    session.run.write_system(system)
+    session.run.write_result(result)
+    rung = Rung(session.run.recipe.replace("_", " "), result, one_sample(result))
+    print(table([rung], session.store.looks(session.task.hash, session.setup.split)))
+    print(f"system {system_hash(system)}, run {session.run.path}")
+
+
+# --- what tuning leaves and takes away --------------------------------------------------------------
+
+_ARTICLE = {"model": "a model", "adapter": "an adapter"}  # the folders that tuning methods leave, in words
+
+
+def weights_left(run: RunFolder) -> dict[str, int]:
+    """Bytes of the weights that a tuning method left in its run, by the folder's name: `model`, `adapter`."""
+    sizes = {name: sum(f.stat().st_size for f in (run.path / name).glob("*.safetensors")) for name in _ARTICLE}
+    return {name: size for name, size in sizes.items() if size}
+
+
+def with_weights(result: Result, run: RunFolder) -> Result:
+    """The result with what the tuned weights take on a disk, as the metric `artifact_bytes`."""
+    return _with_metrics(result, {"artifact_bytes": float(sum(weights_left(run).values()))})
+
+
+def with_forgetting(session: Session, result: Result, tuned: Model, probe: Probe) -> Result:
+    """The result of a tuned model with what it forgot, as `forgetting.changes` names it.
+
+    What each model shows is measured once in a run, the base's for all models that were tuned from it.
+    """
+
+    def shown(model: Model) -> Abilities:
+        return abilities(model, probe, session.engine, session.store, session.run, quiet=session.setup.quiet)
+
+    after = shown(without_head(tuned))
+    before = shown(replace(session.system().model, quantization=tuned.quantization))
+    notes = tuple(dict.fromkeys([*result.notes, *([probe.note] if probe.note else [])]))
+    return replace(_with_metrics(result, changes(before, after, probe)), notes=notes)
+
+
+def _with_metrics(result: Result, metrics: Mapping[str, float]) -> Result:
+    return replace(result, metrics=tuple({**dict(result.metrics), **metrics}.items()))
+
+
+# --- several settings -------------------------------------------------------------------------------
 
 
 def _best_on_dev(session: Session, systems: Mapping[str, System]) -> str:

@@ -1,0 +1,114 @@
+"""The rungs of the ladder by name, what fills each one's slots, and the settings of their methods."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from workbench.command import Flat
+from workbench.errors import unknown_name
+from workbench.forgetting import Forgetting
+from workbench.methods.few_shot import Config as FewShotConfig
+from workbench.methods.lora import Config as LoraConfig
+from workbench.methods.prompt_search import Config as SearchConfig
+from workbench.methods.soft_prompt import PrefixTuning, PromptTuning
+from workbench.types import Majority
+
+Exemplars = Literal["random", "balanced", "bm25", "embedding", "sentence-transformer"]
+Tuned = Literal["prompt-tuning", "prefix-tuning", "lora"]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What fills a rung's slots; what is not said leaves the setup's own prompt, model or decode.
+
+    Attributes:
+        steps: the prompt asks for steps before the answer.
+        searched: the prompt's instruction comes from prompt search.
+        exemplars: the prompt shows some.
+        tuned: the model is tuned in this way.
+        calibrated: labels are scored with contextual calibration.
+        vote: the answer is a majority's.
+    """
+
+    steps: bool = False
+    searched: bool = False
+    exemplars: Exemplars | None = None
+    tuned: Tuned | None = None
+    calibrated: bool = False
+    vote: bool = False
+
+
+RUNGS = {
+    "zero-shot": Slots(),
+    "zero-shot-calibrated": Slots(calibrated=True),
+    "chain-of-thought": Slots(steps=True),
+    "chain-of-thought-majority-vote": Slots(steps=True, vote=True),
+    "few-shot-random": Slots(exemplars="random"),
+    "few-shot-random-calibrated": Slots(exemplars="random", calibrated=True),
+    "few-shot-balanced": Slots(exemplars="balanced"),
+    "few-shot-balanced-calibrated": Slots(exemplars="balanced", calibrated=True),
+    "few-shot-knn": Slots(exemplars="bm25"),
+    "few-shot-knn-calibrated": Slots(exemplars="bm25", calibrated=True),
+    "few-shot-embedding": Slots(exemplars="embedding"),
+    "few-shot-sentence-transformer": Slots(exemplars="sentence-transformer"),
+    "majority-vote": Slots(vote=True),
+    "few-shot-majority-vote": Slots(exemplars="random", vote=True),
+    "prompt-search": Slots(searched=True),
+    "prompt-search-majority-vote": Slots(searched=True, vote=True),
+    "prompt-tuning": Slots(tuned="prompt-tuning"),
+    "prompt-tuning-majority-vote": Slots(tuned="prompt-tuning", vote=True),
+    "prefix-tuning": Slots(tuned="prefix-tuning"),
+    "prefix-tuning-majority-vote": Slots(tuned="prefix-tuning", vote=True),
+    "lora": Slots(tuned="lora"),
+    "lora-majority-vote": Slots(tuned="lora", vote=True),
+}
+
+DEFAULT = ("zero-shot", "few-shot-random", "few-shot-knn", "majority-vote", "lora", "lora-majority-vote")
+DEFAULTS = {
+    "phrasebank": ("zero-shot", "few-shot-knn", "lora"),
+    "gsm8k": ("zero-shot", "few-shot-random", "majority-vote"),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which rungs, and the settings of the methods that they use.
+
+    Attributes:
+        rungs: of zero-shot, chain-of-thought, few-shot-random, few-shot-balanced, few-shot-knn,
+            few-shot-embedding, few-shot-sentence-transformer, prompt-search, prompt-tuning, prefix-tuning, lora;
+            with labels zero-shot-calibrated, few-shot-random-calibrated, few-shot-balanced-calibrated,
+            few-shot-knn-calibrated; voting: majority-vote, chain-of-thought-majority-vote,
+            few-shot-majority-vote, prompt-search-majority-vote, prompt-tuning-majority-vote,
+            prefix-tuning-majority-vote, lora-majority-vote. The first is the baseline; by default a set that
+            suits the task.
+        estimate_only: print the estimate and stop.
+        few_shot: exemplars; which ones is said by the rung.
+        prompt_search: the rung prompt-search.
+        prompt_tuning: the rung prompt-tuning.
+        prefix_tuning: the rung prefix-tuning.
+        lora: the rungs lora.
+        vote: the voting rungs.
+        forgetting: of every tuned model.
+
+    Raises:
+        UserError: a rung does not exist.
+    """
+
+    rungs: tuple[str, ...] = ()
+    estimate_only: bool = False
+    few_shot: Flat[FewShotConfig] = field(default_factory=FewShotConfig)
+    prompt_search: SearchConfig = field(default_factory=SearchConfig)
+    prompt_tuning: PromptTuning = field(default_factory=PromptTuning)
+    prefix_tuning: PrefixTuning = field(default_factory=PrefixTuning)
+    lora: Flat[LoraConfig] = field(default_factory=LoraConfig)
+    vote: Flat[Majority] = field(default_factory=Majority)
+    forgetting: Flat[Forgetting] = field(default_factory=Forgetting)
+
+    def __post_init__(self) -> None:
+        for name in self.rungs:
+            if name not in RUNGS:
+                raise unknown_name("rung", name, RUNGS)
+
+    def tuning(self, how: Tuned) -> Any:
+        """The settings of a way of tuning: the field of its name."""
+        return getattr(self, how.replace("-", "_"))
