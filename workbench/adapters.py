@@ -1,8 +1,8 @@
 """Adapters in PEFT's format: put onto the base that they were made for, and written so that this can be told.
 
 PEFT's format does not say which weights an adapter was trained on. The workbench puts a few of the base's values
-beside it (`base.json`): on another model of the same shape an adapter would load and talk nonsense. Kinds that PEFT
-has none of (`own_kinds.py`) are kept in the same files.
+beside it (`base.json`): on another model of the same shape an adapter would load and talk nonsense. Kinds that
+PEFT has none of (`own_kinds.py`) are kept in the same files.
 """
 
 import math

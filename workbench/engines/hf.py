@@ -129,7 +129,9 @@ class HfEngine:
         """Batches in the order of their prompts' lengths, longest first; none from a classification head."""
         if self._labels:
             labels = ", ".join(self._labels)
-            raise UserError(f"The model's head scores {labels} and says nothing. Decode by the likelihood of labels.")
+            raise UserError(
+                f"The model's head scores {labels} and says nothing. Decode by the likelihood of labels."
+            )
         if "" in sampling.stop:
             raise UserError("stop holds an empty string, which would end every answer before it began.")
         rows: list[_Row] = []

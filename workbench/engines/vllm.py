@@ -22,6 +22,8 @@ from workbench.engines.client import ServerError, Servers
 from workbench.engines.soft_client import SoftPrompts, is_soft
 from workbench.engines.text_client import TextPrompts
 from workbench.errors import UserError, check_range, unknown_name
+from workbench.models import check_adapter
+from workbench.own_kinds import OWN_KINDS
 from workbench.types import Completion, Finish, Model, Request, Sampling
 
 MAX_N = 32
@@ -71,6 +73,7 @@ class VllmEngine:
         check_range("timeout", timeout, 0, 86400, open_low=True)
         check_range("retries", retries, 0, 100)
         check_range("backoff", backoff, 0, 60)
+        _check_kind(model)
         soft = is_soft(model)
         self._name = served_name or (Path(model.adapter).name if model.adapter and not soft else model.base)
         self._concurrency = concurrency
@@ -218,6 +221,18 @@ class VllmEngine:
     def _failed(self, error: ServerError, texts: dict[int, str]) -> list[Completion]:
         reason = self._servers.scrub(str(error))
         return [Completion(i, text, finish=Finish.ERROR, error=reason) for i, text in texts.items()]
+
+
+def _check_kind(model: Model) -> None:
+    """Refuse an adapter that only the workbench itself can read, where its folder is here to be looked at."""
+    if model.adapter is None or not (Path(model.adapter) / "adapter_config.json").is_file():
+        return
+    kind = check_adapter(model.adapter).get("peft_type")
+    if kind in OWN_KINDS:
+        raise UserError(
+            f"The adapter {model.adapter!r} is of the kind {kind}, which no server reads: what answered would be "
+            "another model. Use the engine hf."
+        )
 
 
 def _runs(indices: Sequence[int], largest: int) -> Iterator[range]:

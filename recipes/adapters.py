@@ -1,0 +1,27 @@
+"""Bottleneck adapters (Houlsby): tune them on the task's practice split, then measure on the test split."""
+
+from dataclasses import dataclass, field
+
+from workbench.command import Flat, run_script
+from workbench.methods.adapters import Houlsby, adapt
+from workbench.session import Session, Setup
+from workbench.tuning import tune_and_measure
+from workbench.types import Result
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to tune on and measure, and how."""
+
+    setup: Flat[Setup] = field(default_factory=Setup)
+    adapters: Flat[Houlsby] = field(default_factory=Houlsby)
+
+
+def main(config: Config) -> Result:
+    """Tune, measure, and add the result to the model card."""
+    with Session("adapters", config.setup, config) as session:
+        return tune_and_measure(session, adapt, {"adapters": config.adapters})
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __file__)
