@@ -2,13 +2,14 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import HOSTILE, six_examples, write_six
+from test_report import HOSTILE, six_examples, tuned_rungs, write_six
 
-from workbench.report_html import ChangedExample
+from workbench.report_html import ChangedExample, write_html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.browser
@@ -67,6 +68,24 @@ def test_the_page_is_still_and_fits(browser: Any, tmp_path: Path, width: int, sc
         f".filter(b => b.width && (b.left < 0 || b.right > {width})).length"
     )
     assert labels == 0
+    page.close()
+
+
+@pytest.mark.parametrize("width", [360, 1100, 1216, 1217, 1280])
+def test_the_widest_table_fits(browser: Any, tmp_path: Path, width: int) -> None:
+    """Every column that there is: a vote's one sample, macro F1 and forgetting."""
+    rungs = [
+        replace(r, result=replace(r.result, metrics=(*r.result.metrics, ("macro_f1", 0.4321))))
+        for r in tuned_rungs()
+    ]
+    rungs[2] = replace(rungs[2], one_sample=rungs[0].result.score)
+    write_html(tmp_path / "report.html", "Tuned", rungs, looks=5)
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto((tmp_path / "report.html").as_uri())
+    page.screenshot(path=str(tmp_path / f"{width}.png"), full_page=True)
+    box = "document.querySelector('.wide')"
+    assert page.evaluate(f"{box}.scrollWidth <= {box}.clientWidth"), "all of the table is in sight"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()
 
 

@@ -135,7 +135,7 @@ def _rows(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
         result, make, use = rung.result, rung.result.cost_to_make, rung.result.cost_to_use
         score = result.score
         made = [f"{quantity(make.parameters)} trained"] if make.parameters else []
-        made += [f"{size} of weights"] if (size := artifact(rung)) else []
+        made += [f"{size} saved"] if (size := artifact(rung)) else []
         made += [f"{quantity(make.tokens)} tokens"] if make.tokens else []
         made += [amount(make.flops, "FLOPs")] if make.flops else []
         made += [f"{make.watt_hours:.3g} Wh"] if make.watt_hours else []
