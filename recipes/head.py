@@ -1,0 +1,28 @@
+"""A classification head, tuned alone or with all weights on the practice split, then measured on the test split."""
+
+from dataclasses import dataclass, field
+
+from workbench.command import Flat, run_script
+from workbench.methods.head import Config as HeadConfig
+from workbench.methods.head import adapt
+from workbench.session import Session, Setup
+from workbench.tuning import tune_and_measure
+from workbench.types import Result
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to tune on and measure, and how."""
+
+    setup: Flat[Setup] = field(default_factory=Setup)
+    head: Flat[HeadConfig] = field(default_factory=HeadConfig)
+
+
+def main(config: Config) -> Result:
+    """Tune, measure, and add the result to the model card."""
+    with Session("head", config.setup, config) as session:
+        return tune_and_measure(session, adapt, {config.head.variant: config.head})
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __file__)
