@@ -241,7 +241,7 @@ def test_the_page_shows_forgetting_where_it_was_measured(tmp_path: Path) -> None
     write_html(tmp_path / "report.html", "Tuned", tuned_rungs(), looks=5)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count('data-label="forgetting"') == 5 and ">Forgetting</th>" in page
-    assert page.count("+0.125 <") == 2 and page.count("+0.115 to +0.135") == 2
+    assert page.count("+0.125 <") == 2 and page.count("+0.115\u00a0to +0.135") == 2
     assert page.count("4.89 MB saved") == 3
     write_six(tmp_path / "six.html")
     assert "orgetting" not in (tmp_path / "six.html").read_text(encoding="utf-8")
