@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from workbench.command import Flat, run_script
+from workbench.forgetting import Forgetting
 from workbench.methods.adapters import Houlsby, adapt
 from workbench.session import Session, Setup
 from workbench.tuning import tune_and_measure
@@ -15,12 +16,13 @@ class Config:
 
     setup: Flat[Setup] = field(default_factory=Setup)
     adapters: Flat[Houlsby] = field(default_factory=Houlsby)
+    forgetting: Flat[Forgetting] = field(default_factory=Forgetting)
 
 
 def main(config: Config) -> Result:
     """Tune, measure, and add the result to the model card."""
     with Session("adapters", config.setup, config) as session:
-        return tune_and_measure(session, adapt, {"adapters": config.adapters})
+        return tune_and_measure(session, adapt, {"adapters": config.adapters}, config.forgetting)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from workbench.command import Flat, run_script
+from workbench.forgetting import Forgetting
 from workbench.methods.adapters import BitFit, adapt
 from workbench.session import Session, Setup
 from workbench.tuning import tune_and_measure
@@ -15,12 +16,13 @@ class Config:
 
     setup: Flat[Setup] = field(default_factory=Setup)
     bitfit: Flat[BitFit] = field(default_factory=BitFit)
+    forgetting: Flat[Forgetting] = field(default_factory=Forgetting)
 
 
 def main(config: Config) -> Result:
     """Tune, measure, and add the result to the model card."""
     with Session("bitfit", config.setup, config) as session:
-        return tune_and_measure(session, adapt, {"bitfit": config.bitfit})
+        return tune_and_measure(session, adapt, {"bitfit": config.bitfit}, config.forgetting)
 
 
 if __name__ == "__main__":

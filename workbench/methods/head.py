@@ -20,6 +20,7 @@ from workbench.command import Flat
 from workbench.errors import UserError, check_range
 from workbench.files import write_json
 from workbench.identity import to_json
+from workbench.launch import check_single
 from workbench.own_kinds import add_head, without_head
 from workbench.prompts import render
 from workbench.runs import Run
@@ -87,6 +88,7 @@ def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) ->
     training, alone = config.training, config.variant == "head"
     start: Model | None = None
     if config.variant == "warm":
+        check_single("a warm head")
         first = replace(config, variant="head")
         with Run.open(run.path, "head", {"config": first, "task_hash": task.hash}, name="head") as inner:
             start = adapt(system, task, first, inner, quiet=quiet).model
