@@ -103,7 +103,7 @@ def test_a_qlora_adapter_is_merged_into_what_the_codes_stand_for(make: Make, tmp
     merge(model, tmp_path / "merged")
     merge(replace(model, quantization=None), tmp_path / "other")
     loaded = plain(model.base), dequantized(model), plain(tmp_path / "merged"), plain(tmp_path / "other")
-    name = "model.layers.0.mlp.up_proj.weight"
+    name = "model.layers.0.mlp.down_proj.weight"
     base, dense, merged, other = (each.get_parameter(name).detach() for each in loaded)
     assert not torch.equal(base, dense)
     assert torch.allclose(merged - dense, other - base, atol=1e-6)

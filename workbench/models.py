@@ -152,10 +152,10 @@ def load_base(model: Model, dtype: str, device: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    options = loading_options(model.quantization, dtype, device)
     folder = model_folder(model.base, model.revision)
     try:
         with quiet_transformers():
+            options = loading_options(model.quantization, folder, dtype, device)
             weights = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True, **options
             )

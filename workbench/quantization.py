@@ -4,15 +4,18 @@ bitsandbytes packs the weights of all linear layers but the output layer, which 
 embeddings: blocks of 64 with one 8-bit scale each, and blocks of 256 scales with one float32 scale: 4.127 bits a
 parameter. A pass dequantises one layer at a time, forward and again backward, and keeps nothing dense in between.
 
-On a CPU with AVX512-BF16 bitsandbytes 0.50 repacks a layer, at its first pass in evaluation mode, for a kernel
-that has no gradient: a model that was asked once and trained then gets wrong gradients, and no error says so. The
-repacking also rounds the scales to bfloat16, for good, and fails where 32 does not divide a layer's width. Layers
-are held back from it here: a model computes what its dequantised weights would, in training and afterwards.
+Two faults of bitsandbytes 0.50 on CPUs are kept out. With AVX512-BF16 it repacks a layer, at its first pass in
+evaluation mode, for a kernel that has no gradient: a model that was asked once and trained then gets wrong
+gradients, and no error says so; the repacking also rounds the scales to bfloat16, for good. Layers are kept from
+it. And where 64 does not divide a layer's width it reads the wrong scales; such layers stay dense, on GPUs too.
+So a model computes what its dequantised weights would, in training and afterwards.
 """
 
 import logging
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError, unknown_name
@@ -20,7 +23,7 @@ from workbench.errors import UserError, unknown_name
 QUANTIZATIONS = ("nf4",)
 
 _NEED = "bitsandbytes>=0.50.2,<0.51"
-_INT4_BLOCK = 64
+_BLOCK = 64
 
 # On being imported, by PEFT too, it warns of a kernel that is not used here.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -39,16 +42,17 @@ class Size:
         return 8 * self.bytes / self.parameters
 
 
-def loading_options(name: str | None, dtype: str, device: str) -> dict[str, Any]:
+def loading_options(name: str | None, folder: Path, dtype: str, device: str) -> dict[str, Any]:
     """Arguments with which transformers' `from_pretrained` quantises a model while it loads; none for no name.
 
     Args:
         name: one of `QUANTIZATIONS`, or None.
+        folder: the model's.
         dtype: in which a layer's product is computed.
-        device: where the packed weights go; they cannot be moved by a change of dtype afterwards.
+        device: where the packed weights go.
 
     Raises:
-        UserError: there is no such quantisation, or bitsandbytes is missing.
+        UserError: there is no such quantisation, bitsandbytes is missing, or the model has nothing to quantise.
     """
     if name is None:
         return {}
@@ -64,38 +68,64 @@ def loading_options(name: str | None, dtype: str, device: str) -> dict[str, Any]
         bnb_4bit_quant_type=name,  # its default is fp4
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
+        llm_int8_skip_modules=_left_alone(folder),  # of 4 bits too
     )
     return {"quantization_config": settings, "device_map": {"": device}}
 
 
 def keep_gradients_right(weights: Any) -> None:
-    """Hold a model that was loaded with `loading_options` back from the kernel without gradients.
-
-    Raises:
-        UserError: the model has no linear layer that was quantised.
-    """
+    """Hold a model that was loaded with `loading_options` back from the kernel without gradients."""
     from bitsandbytes.nn import Linear4bit
 
-    layers = [module for module in weights.modules() if isinstance(module, Linear4bit)]
-    if not layers:
+    for module in weights.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _left_alone(folder: Path) -> list[str]:
+    """Patterns of the linear modules that are not packed: the output layer, and widths that 64 does not divide.
+
+    Raises:
+        UserError: no other is there.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"):  # its shapes without its weights
+        shapes = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    packed = {name for name, layer in linear_layers(shapes).items() if _width(layer) % _BLOCK == 0}
+    if not packed:
         raise UserError(
-            f"The architecture {weights.config.model_type!r} has no linear layers to quantise. "
-            "Leave the quantization out."
+            f"The {config.model_type} model in {str(folder)!r} has no linear layers to quantise: none has a width "
+            f"that {_BLOCK}, NF4's block, divides. Leave the quantization out."
         )
-    for layer in layers:
-        layer.support_avx512bf16_for_cpu = False
+    return [
+        f"{re.escape(name)}$"
+        for name, module in shapes.named_modules()
+        if isinstance(module, _linear_kinds()) and name not in packed
+    ]
 
 
-def linear_layers(weights: Any) -> dict[str, Any]:
-    """A model's linear layers but its output layer, by their names: what is quantised, and what LoRA may adapt."""
+def _width(layer: Any) -> int:
+    """How many numbers a linear layer reads."""
+    return int(getattr(layer, "in_features", layer.weight.shape[0]))  # Conv1D's weight is transposed
+
+
+def _linear_kinds() -> tuple[type, ...]:
     import torch
     from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers, transposed
 
+    return torch.nn.Linear, Conv1D
+
+
+def linear_layers(weights: Any) -> dict[str, Any]:
+    """A model's linear layers but its output layer, by their names: what is quantised, and what LoRA adapts."""
     output = weights.get_output_embeddings()
     return {
         name: module
         for name, module in weights.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not output
+        if isinstance(module, _linear_kinds()) and module is not output
     }
 
 
@@ -138,6 +168,6 @@ def int4_and_back(weight: Any) -> Any:
     import torch
 
     flat = weight.detach().float().reshape(-1)
-    blocks = torch.nn.functional.pad(flat, (0, -flat.numel() % _INT4_BLOCK)).reshape(-1, _INT4_BLOCK)
+    blocks = torch.nn.functional.pad(flat, (0, -flat.numel() % _BLOCK)).reshape(-1, _BLOCK)
     scale = blocks.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / 7
     return ((blocks / scale).round() * scale).reshape(-1)[: flat.numel()].reshape(weight.shape)
