@@ -20,6 +20,7 @@ RECIPES = {
     "prefix_tuning": ("recipes.prefix_tuning", "learn a few virtual tokens' keys and values in every layer"),
     "sft": ("recipes.sft", "train all weights on the task's practice split, and measure the model"),
     "lora": ("recipes.lora", "tune a LoRA adapter on the task's practice split, and measure it"),
+    "sweep": ("recipes.sweep", "a tuning method at several learning rates and ranks, judged on dev"),
     "evaluate": ("recipes.evaluate", "measure any System: a run's, or a system.json"),
     "compare": ("recipes.compare", "two or more runs on the questions they share, with paired tests"),
     "export": ("recipes.export", "the store's completions or runs' outcomes as JSONL, CSV or Parquet"),

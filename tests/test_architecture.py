@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("ui.py",),
     ("recipes/",),
-    ("workbench/ladder.py", "workbench/sensitivity.py", "workbench/ui/"),
+    ("workbench/ladder.py", "workbench/sensitivity.py", "workbench/sweep.py", "workbench/ui/"),
     ("workbench/tuning.py",),
     ("workbench/methods/", "workbench/session.py"),
     ("workbench/searching/",),

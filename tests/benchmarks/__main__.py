@@ -5,12 +5,14 @@ import os
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import labels, sampling, shots, startup, storing
+from tests.benchmarks import labels, sampling, shots, startup, storing, training
 from tests.benchmarks.table import ROOT, Row, Skip, markdown, write
 
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "labels": labels.run,
     "shots": shots.run,
+    "training-labels": training.labels,
+    "training-solutions": training.solutions,
     "gsm8k": sampling.gsm8k,
     "arithmetic": sampling.arithmetic,
     "storing": storing.run,

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT.parent / "shared" / "data"
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
-VERSIONS = ("torch", "transformers", "lm-eval", "numpy")
+VERSIONS = ("torch", "transformers", "trl", "lm-eval", "numpy")
 HEADS = ("what", "baseline", "workbench", "result", "floor", "checked")
 
 

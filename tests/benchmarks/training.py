@@ -1,0 +1,183 @@
+"""LoRA training: TRL's SFTTrainer as it comes, and the workbench, on the same tokens in the same batches.
+
+Both train r = 8 on all linear layers of the embedded model, AdamW, 16 examples an update. TRL has its defaults,
+among them gradient checkpointing and, in bfloat16, autocast. In float32 the losses agree; in bfloat16 two ways of
+rounding 30 layers do not. Each side runs in a process of its own, so that peak memory is its own, ours before and
+after theirs, because a machine's speed drifts.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.labels import phrasebank
+from tests.benchmarks.table import DATA, ROOT, Row, Skip
+from workbench.engines.packing import Tokens
+from workbench.models import EMBEDDED, load_base, load_tokenizer
+from workbench.prompts import load_prompt
+from workbench.tasks import load_task
+from workbench.tasks.base import Task
+from workbench.training.config import Training
+from workbench.types import Model
+
+BATCH, RATE, SEED = 16, 2e-4, 0
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # of a loss
+
+
+def labels(quick: bool = False) -> list[Row]:
+    """Classification prompts: a long shared instruction, an answer of one word."""
+    updates = 3 if quick else 6
+    return [_row("phrasebank", "Financial PhraseBank, one-word answers", p, updates, 2.5) for p in TOLERANCE]
+
+
+def solutions(quick: bool = False) -> list[Row]:
+    """Worked solutions: little is shared, much is learned."""
+    return [_row("gsm8k", "GSM8K solutions", p, 2 if quick else 4, 1.3) for p in TOLERANCE]
+
+
+def _row(name: str, what: str, precision: str, updates: int, floor: float) -> Row:
+    _task(name)  # Skip where the data are not at hand
+    sides = ("workbench", "trl", "workbench")
+    ours, theirs, again = (_in_a_process(side, name, precision, updates) for side in sides)
+    slow = statistics.median(theirs["seconds"])
+    fast = max(statistics.median(side["seconds"]) for side in (ours, again))
+    apart = max(abs(a - b) / b for a, b in zip(ours["losses"], theirs["losses"], strict=True))
+    memory = [side["peak"] / 2**30 for side in (theirs, ours)]
+    return Row(
+        what=f"LoRA training, {what}, {updates} updates of {BATCH}, {precision}",
+        baseline=f"TRL `SFTTrainer`: {BATCH / slow:.2f} examples/s, {memory[0]:.2f} GiB",
+        workbench=f"{BATCH / fast:.2f} examples/s, {memory[1]:.2f} GiB",
+        result=f"{slow / fast:.1f}×",
+        floor=f"≥ {floor:g}×",
+        checked=f"losses of the {updates} updates at most {100 * apart:.2g} % apart",
+        passed=slow / fast >= floor and apart <= TOLERANCE[precision],
+    )
+
+
+def _task(name: str) -> Task:
+    if name == "phrasebank":
+        return phrasebank(1)
+    folder = DATA / "gsm8k"
+    if not folder.is_dir():
+        raise Skip(f"the data set is not at {folder}")
+    return load_task("gsm8k", {"path": str(folder)})
+
+
+def _in_a_process(side: str, name: str, precision: str, updates: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.benchmarks.training", side, name, precision, str(updates)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    per_update = statistics.median(found["seconds"])
+    print(f"  {side}, {name}, {precision}: {per_update:.2f} s an update", file=sys.stderr, flush=True)
+    return found
+
+
+# --- one side, in its own process -------------------------------------------------------------------
+
+
+class InOrder:
+    """A source that gives the examples in their order."""
+
+    def __init__(self, examples: list[Tokens]) -> None:
+        self.examples = examples
+        self.updates = len(examples) // BATCH
+
+    def batches(self, position: int = 0) -> Iterator[tuple[list[Tokens], int]]:
+        for start in range(position, len(self.examples), BATCH):
+            yield self.examples[start : start + BATCH], start + BATCH
+
+
+def _examples(name: str, count: int) -> list[Tokens]:
+    from workbench.engines.encode import Encoder
+    from workbench.training.data import encode_examples
+
+    task = _task(name)
+    encoder = Encoder(load_tokenizer(Model(EMBEDDED)))
+    return encode_examples(encoder, load_prompt(task.prompt), task.practice[:count], 1024)[0]
+
+
+def _lora() -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def _workbench(examples: list[Tokens], precision: str, folder: Path) -> tuple[list[float], list[float]]:
+    import torch
+    from peft import get_peft_model
+
+    from workbench.engines.forward import use_grouped_attention
+    from workbench.runs import Run
+    from workbench.training.sft import fit
+
+    base = load_base(Model(EMBEDDED), precision, "cpu")
+    use_grouped_attention(base)
+    torch.manual_seed(SEED)  # as TRL does before it makes an adapter, so that both start from the same
+    training = Training(learning_rate=RATE, batch_size=BATCH, precision=precision, save_every=10**6)
+    with Run.open(folder, "bench", {}) as run:
+        fit(get_peft_model(base, _lora()), InOrder(examples), training, run, quiet=True)
+    lines = [line for line in run.metrics() if "loss" in line]
+    return [line["seconds"] for line in lines], [line["loss"] for line in lines]
+
+
+def _trl(examples: list[Tokens], precision: str, folder: Path) -> tuple[list[float], list[float]]:
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    seconds: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter() - self.started)
+
+    rows = [
+        {"input_ids": e.ids, "completion_mask": [int(i >= e.learned[0]) for i in range(len(e.ids))]}
+        for e in examples
+    ]
+    settings = SFTConfig(
+        output_dir=str(folder),
+        seed=SEED,
+        per_device_train_batch_size=BATCH,
+        num_train_epochs=1,
+        learning_rate=RATE,
+        warmup_steps=0,
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        **({} if precision == "bfloat16" else {"bf16": False}),
+    )
+    trainer = SFTTrainer(
+        model=load_base(Model(EMBEDDED), precision, "cpu"),
+        args=settings,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=load_tokenizer(Model(EMBEDDED)),
+        peft_config=_lora(),
+        callbacks=[Clock()],
+    )
+    trainer.train()
+    return seconds, [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+
+if __name__ == "__main__":
+    from workbench.cost import peak_memory_bytes
+
+    _, side, name, precision, updates = sys.argv
+    examples = _examples(name, int(updates) * BATCH)
+    with tempfile.TemporaryDirectory() as scratch:
+        seconds, losses = {"workbench": _workbench, "trl": _trl}[side](examples, precision, Path(scratch))
+    # The first update is slower in either: allocations, and the optimiser's state.
+    print(json.dumps({"seconds": seconds[1:], "losses": losses, "peak": peak_memory_bytes()}))
