@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+from training_process import train
 
 from workbench.engines.encode import Encoder
 from workbench.engines.packing import Tokens
@@ -164,6 +167,30 @@ def test_what_is_left_out_is_counted_once_through_interruptions(
     assert counts[name] == drawn > 4
     assert counts["learned"] == 36
     assert counts["too_long"] + counts["truncated"] == drawn
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_an_interrupted_training_on_a_stream_ends_as_an_uninterrupted_one(
+    tiny_model: Path, file: Path, tmp_path: Path
+) -> None:
+    """Checkpoints are at updates 2, 4, 6 …; an epoch has seven batches, so the second one is interrupted too."""
+    data = Data(data=str(file), stream=True, shuffle_buffer=8)
+    made = {"steps": 11, "max_length": 40, "data": data}
+    whole = train(tiny_model, tmp_path / "whole", **made)
+    for step in (3, 9):
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_model, tmp_path, step, interrupt, **made)
+    run = train(tiny_model, tmp_path, **made)
+    losses = [{line["step"]: line["loss"] for line in each.metrics()} for each in (run, whole)]
+    assert losses[0] == losses[1] and len(losses[0]) == 11
+    weights = [load_file(each.path / "adapter" / "adapter_model.safetensors") for each in (run, whole)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    about = [read_json(each.path / "data.json") for each in (run, whole)]
+    assert about[0] == about[1] and about[0]["learned"] == 44
 
 
 # --- memory -----------------------------------------------------------------------------------------
