@@ -12,7 +12,7 @@ from workbench.engines.encode import Encoder
 from workbench.engines.packing import Tokens
 from workbench.errors import UserError
 from workbench.files import read_json, write_json
-from workbench.launch import gpu
+from workbench.launch import gpu, is_helper
 from workbench.models import load_base, load_tokenizer
 from workbench.prompts import render, render_answer
 from workbench.runs import Run
@@ -68,7 +68,7 @@ def base_and_source(
         write_json(record, {"too_long": 0, "truncated": 0, **before, **about, "learned": learned})
         return base, encoder, source
     examples, counts, formats = learnable(encoder, system.prompt, task, training)
-    for line in counts.too_long_lines(training):
+    for line in [] if is_helper() else counts.too_long_lines(training):
         print(line, file=sys.stderr, flush=True)
     write_json(record, about | {"format": ", ".join(sorted(formats))} | counts.as_json())
     return base, encoder, Examples(examples, training)

@@ -26,7 +26,8 @@ _EPOCH = 1 << 40  # more rows than any epoch has
 class Stream:
     """A streamed data set as a `Source`: a new order for every epoch, fixed by the seed.
 
-    A position is the epoch times 2⁴⁰ plus the rows that were drawn in it. An epoch's last batch may be smaller.
+    A position is the epoch times 2⁴⁰ plus the rows that were drawn in it. Every batch is full: one that an epoch
+    ends in is filled up from the next.
 
     Args:
         encoder: of the model that learns.
@@ -45,25 +46,23 @@ class Stream:
 
     def batches(self, position: int = 0) -> Iterator[tuple[list[Tokens], int]]:
         """As in `Source`; it never ends."""
+        batch: list[Tokens] = []
         while True:
             epoch, drawn = divmod(position, _EPOCH)
-            nothing = drawn == 0  # of the whole epoch
-            batch: list[Tokens] = []
+            nothing = drawn == 0  # of a whole epoch fits
             for example in self.examples(epoch, drawn):
-                drawn += 1
+                position += 1
                 kept = fitted(example, self._training)
-                self._count(epoch * _EPOCH + drawn, example, kept)
+                self._count(position, example, kept)
                 if kept is not None:
                     batch.append(kept)
                     nothing = False
                 if len(batch) == self._training.batch_size:
-                    yield batch, epoch * _EPOCH + drawn
+                    yield batch, position
                     batch = []
             if nothing:
                 raise nothing_fits(self._training)
             position = (epoch + 1) * _EPOCH
-            if batch:
-                yield batch, position
 
     def examples(self, epoch: int = 0, drawn: int = 0) -> Iterator[Tokens]:
         """The examples of an epoch in its order, long ones too, behind the first `drawn`."""
