@@ -357,7 +357,8 @@ def test_it_is_off_by_default_and_refusals_come_before_training(tiny_model: Path
     )
     assert not any(re.match("general|forgetting|other", name) for name, _ in result.metrics)
     assert result.metric("artifact_bytes") > 0
-    assert "Forgetting" not in (tmp_path / "s" / "README.md").read_text(encoding="utf-8")
+    card = (tmp_path / "s" / "README.md").read_text(encoding="utf-8")
+    assert "Forgetting" not in card and "Chosen among 2 settings on the dev split" in card
 
 
 def test_a_ladder_shows_it_beside_rungs_that_forget_nothing(

@@ -167,7 +167,9 @@ def test_a_system_json_gives_the_same_result_without_a_new_completion(tiny: Setu
     [info] = list_runs(tiny.runs)
     before = stored(tiny.runs)
     by_id = recipes.evaluate.main(recipes.evaluate.Config(run=info.id[:8], setup=tiny))
-    assert by_id == result, "its cost to make too"
+    assert replace(by_id, metrics=result.metrics) == result, (
+        "its cost to make too; what was left is told by the run"
+    )
     system = RunFolder(info.path).read_system()
     file = tmp_path / "mine.json"
     file.write_text((info.path / "system.json").read_text().replace("./adapter", str(system.model.adapter)))

@@ -15,7 +15,7 @@ from workbench.runs import Run, RunFolder
 from workbench.session import Session, content_of, one_sample
 from workbench.tasks.base import Task
 from workbench.training.card import cost_of, result_section
-from workbench.types import CostToMake, Model, Result, System
+from workbench.types import CostToMake, Interval, Model, Result, System
 
 
 class Adapt(Protocol):
@@ -51,6 +51,7 @@ def tune_and_measure(
         UserError: as the method, and as `forgetting.open_probe`, which speaks before hours of training.
     """
     probe = open_probe(forgetting or Forgetting(), session.task)
+    dev: dict[str, Interval] = {}
     if len(variants) == 1:
         [config] = variants.values()
         folder: RunFolder = session.run
@@ -58,8 +59,8 @@ def tune_and_measure(
         cost = cost_of(folder)
     else:
         tuned = {name: tune(session, adapt, name, config) for name, config in variants.items()}
-        best = _best_on_dev(session, {name: system for name, (system, _) in tuned.items()})
-        system, folder = tuned[best]
+        dev = _on_dev(session, {name: system for name, (system, _) in tuned.items()})
+        system, folder = tuned[max(dev, key=lambda name: dev[name].value)]
         cost = _together([cost_of(run) for _, run in tuned.values()], cost_of(folder).parameters)
     result = with_weights(session.measure(system, cost), folder)
     if probe is not None:
@@ -67,7 +68,7 @@ def tune_and_measure(
     _report(session, system, result)
     parts = " and ".join(f"{_ARTICLE[name]} of {size:,} bytes" for name, size in weights_left(folder).items())
     print(f"{cost.parameters:,} trained parameters in {parts}")
-    card = (folder.path / "README.md").read_text(encoding="utf-8") + result_section(result)
+    card = (folder.path / "README.md").read_text(encoding="utf-8") + result_section(result, dev)
     if remarks := forgetting_remarks([("this model", result)]):
         card += "\n## Forgetting\n\n" + "\n\n".join(remarks) + "\n"
     session.run.write_card(card)
@@ -121,19 +122,18 @@ def _with_metrics(result: Result, metrics: Mapping[str, float]) -> Result:
 # --- several settings -------------------------------------------------------------------------------
 
 
-def _best_on_dev(session: Session, systems: Mapping[str, System]) -> str:
-    """The name of the System with the most right answers on dev; all are told and written into the run."""
-    results = {}
+def _on_dev(session: Session, systems: Mapping[str, System]) -> dict[str, Interval]:
+    """The Systems' scores on dev, by name; they are told and written into the run, with which is the best."""
+    scores = {}
     for name, system in systems.items():
         with Bar(f"{name} on dev", quiet=session.setup.quiet) as bar:
             engine = session.engine(system.model)
             found = evaluate(system, session.task, engine, session.store, split="dev", progress=bar.show)
-        results[name] = found
+        scores[name] = found.score
         print(f"{name:<12} {percent(found.score.value):>7}  ({span(found.score)})  {found.total} dev questions")
-    best = max(results, key=lambda name: results[name].score.value)
-    scores = {name: result.score for name, result in results.items()}
+    best = max(scores, key=lambda name: scores[name].value)
     write_json(session.run.path / "dev.json", {"best": best, "scores": to_json(scores)})
-    return best
+    return scores
 
 
 def _together(costs: list[CostToMake], parameters: int) -> CostToMake:
