@@ -6,9 +6,9 @@ workbench ladder --task phrasebank --task-args path=DIR --questions 300 --rungs 
 from dataclasses import dataclass, field
 
 from workbench.command import Flat, run_script
-from workbench.ladder import Config as LadderConfig
 from workbench.ladder import climb
 from workbench.report import Rung
+from workbench.rungs import Config as LadderConfig
 from workbench.session import Session, Setup
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from workbench.command import Flat, run_script
+from workbench.forgetting import Forgetting
 from workbench.methods.qlora import Config as QloraConfig
 from workbench.methods.qlora import adapt
 from workbench.session import Session, Setup
@@ -16,12 +17,13 @@ class Config:
 
     setup: Flat[Setup] = field(default_factory=Setup)
     qlora: Flat[QloraConfig] = field(default_factory=QloraConfig)
+    forgetting: Flat[Forgetting] = field(default_factory=Forgetting)
 
 
 def main(config: Config) -> Result:
     """Tune, measure, and add the result to the model card."""
     with Session("qlora", config.setup, config) as session:
-        return tune_and_measure(session, adapt, {"qlora": config.qlora})
+        return tune_and_measure(session, adapt, {"qlora": config.qlora}, config.forgetting)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from workbench.command import Flat, run_script
+from workbench.forgetting import Forgetting
 from workbench.methods.sft import Config as SftConfig
 from workbench.methods.sft import adapt
 from workbench.session import Session, Setup
@@ -16,12 +17,13 @@ class Config:
 
     setup: Flat[Setup] = field(default_factory=Setup)
     sft: Flat[SftConfig] = field(default_factory=SftConfig)
+    forgetting: Flat[Forgetting] = field(default_factory=Forgetting)
 
 
 def main(config: Config) -> Result:
     """Tune, measure, and add the result to the model card."""
     with Session("sft", config.setup, config) as session:
-        return tune_and_measure(session, adapt, {"sft": config.sft})
+        return tune_and_measure(session, adapt, {"sft": config.sft}, config.forgetting)
 
 
 if __name__ == "__main__":

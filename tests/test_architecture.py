@@ -17,19 +17,22 @@ FLOORS = (
     ("ui.py",),
     ("recipes/",),
     ("workbench/ladder.py", "workbench/sensitivity.py", "workbench/sweep.py", "workbench/ui/"),
-    ("workbench/tuning.py",),
+    ("workbench/rungs.py", "workbench/tuning.py"),
     ("workbench/methods/", "workbench/session.py"),
     ("workbench/searching/",),
-    ("workbench/harness.py", "workbench/report_html.py"),
+    ("workbench/forgetting.py",),
+    ("workbench/harness.py", "workbench/report_html.py", "workbench/publishing.py"),
     ("workbench/report.py", "workbench/metrics.py"),
+    ("workbench/report_forgetting.py",),
     ("workbench/decoding/", "workbench/training/", "workbench/compare.py", "workbench/exemplars.py"),
     ("workbench/engines/", "workbench/runs.py", "workbench/export.py", "workbench/doctor.py"),
-    ("workbench/adapters.py", "workbench/sentence_encoder.py"),
+    ("workbench/merging.py",),
+    ("workbench/adapters.py", "workbench/sentence_encoder.py", "workbench/hub.py"),
     (
         "workbench/tasks/", "workbench/models.py", "workbench/chat_template.py", "workbench/prompts.py",
         "workbench/store.py", "workbench/run_folder.py",
     ),
-    ("workbench/prompt_files.py",),
+    ("workbench/prompt_files.py", "workbench/quantization.py", "workbench/own_kinds.py", "workbench/folders.py"),
     (
         "workbench/salvage.py", "workbench/cost.py", "workbench/files.py", "workbench/progress.py",
         "workbench/killable.py", "workbench/command.py", "workbench/launch.py",
@@ -44,7 +47,7 @@ LONGER = {"workbench/types.py": 420}  # the vocabulary, which is read as a whole
 
 HEAVY = (
     "torch", "transformers", "trl", "peft", "datasets", "vllm", "gradio", "scipy", "matplotlib", "pandas",
-    "pyarrow", "pynvml", "sentence_transformers",
+    "pyarrow", "pynvml", "sentence_transformers", "bitsandbytes", "accelerate",
 )  # fmt: skip
 
 

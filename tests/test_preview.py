@@ -14,7 +14,7 @@ from workbench.models import load_tokenizer
 from workbench.prompts import load_prompt
 from workbench.tasks import load_task
 from workbench.training.config import Data
-from workbench.training.data import encode_examples
+from workbench.training.data import encode_example
 from workbench.types import Model
 
 ROWS = [
@@ -47,7 +47,7 @@ def test_the_practice_split_as_it_is_learned(tiny_model: Path, capsys: pytest.Ca
     counts, out = preview(tiny_model, capsys, count=2, examples=9, task_args=("practice=20",))
     task = load_task("arithmetic", {"practice": "20"})
     encoder = Encoder(load_tokenizer(Model(str(tiny_model))))
-    examples, _ = encode_examples(encoder, load_prompt("arithmetic"), task.practice[:9], 1024)
+    examples = [encode_example(encoder, load_prompt("arithmetic"), example) for example in task.practice[:9]]
     assert counts.learned == 9
     assert counts.tokens == sum(len(example.ids) for example in examples)
     assert counts.learned_tokens == sum(len(example.learned) for example in examples)

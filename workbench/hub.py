@@ -39,6 +39,8 @@ def base_name(model: Model) -> str:
     """A base model for a reader of its card: the Hub's name, or its content's hash where it lies in a folder."""
     if _is_local(model):
         return f"a model in a local folder (content hash {folder_hash(model.base)})"
+    if model.base == EMBEDDED:
+        return f"{EMBEDDED_ID}, in the workbench's own copy, whose weights were once rounded to 4 bits (Q4_1)"
     return hub_id(model) or model.base
 
 
@@ -117,9 +119,8 @@ def loading(model: Model, base: Model | None, folder: str, adapter: str, repo: s
         notes.append("Its base was a model in a local folder: put that folder's name in.")
     elif model.base == EMBEDDED and not own:
         notes.append(
-            f"It learned beside the workbench's own copy of this base, `{EMBEDDED}`, whose weights were once "
-            "rounded to 4 bits (Q4_1). Beside the Hub's weights, as here, it answers a little otherwise, and how "
-            "well was not measured."
+            f"It learned beside the workbench's own copy of this base, `{EMBEDDED}`. Beside the Hub's weights, as "
+            "here, it answers a little otherwise, and how well was not measured."
         )
     if own:
         lines = _with_workbench(ours, adapter, model.quantization)

@@ -17,7 +17,7 @@ from workbench.compare import changed
 from workbench.cost import inference_flops, training_flops
 from workbench.forgetting import Probe, open_probe
 from workbench.harness import evaluate, questions_of
-from workbench.methods import few_shot, label_scoring, lora, prompt_search, soft_prompt
+from workbench.methods import adapters, few_shot, head, label_scoring, lora, prompt_search, qlora, sft, soft_prompt
 from workbench.methods.label_scoring import Config as LabelConfig
 from workbench.methods.prompt_search import Config as SearchConfig
 from workbench.prompts import load_prompt
@@ -38,7 +38,11 @@ _SHOWN = 4  # changed examples of each kind and rung in the report
 TUNING: dict[Tuned, Adapt] = {
     "prompt-tuning": soft_prompt.adapt,
     "prefix-tuning": soft_prompt.adapt,
+    "adapters": adapters.adapt,
+    "head": head.adapt,
     "lora": lora.adapt,
+    "qlora": qlora.adapt,
+    "sft": sft.adapt,
 }
 
 
@@ -180,10 +184,13 @@ def _estimate(session: Session, names: Sequence[str], config: Config) -> str:
             flops += questions * inference_flops(engine.shape, read, written, samples=n)
     for how in {tuned for name in names if (tuned := RUNGS[name].tuned)}:
         training = config.tuning(how).training
-        learned = training.epochs * len(task.practice[: training.examples]) * (prompt + completion)
+        examples = training.epochs * len(task.practice[: training.examples])
+        if training.steps:
+            examples = training.steps * training.batch_size
+        learned = examples * (prompt + completion)
         tokens += learned
         if engine.shape:
-            flops += training_flops(engine.shape, int(learned), frozen_weights=True)
+            flops += training_flops(engine.shape, learned, frozen_weights=how not in ("sft", "head"))
     if any(RUNGS[name].searched for name in names):
         planned = prompt_search.plan(system, task, config.prompt_search, engine, session.store)
         searching = min(planned.budget, planned.proposing + planned.scoring + planned.comparing)

@@ -1,7 +1,7 @@
 """Several processes of one training, as `accelerate launch` starts them: the first one works, the others help.
 
-Each loads the model and takes its share of every batch (`training/trainer.py`). What is written and measured is the
-first one's alone: a helper works in a scratch folder, and ends when the training ends.
+Each loads the model and takes its share of every batch (`training/trainer.py`). What is written and measured is
+the first one's alone: a helper works in a scratch folder, and ends when the training ends.
 """
 
 import atexit

@@ -6,14 +6,18 @@ from typing import Any, Literal
 from workbench.command import Flat
 from workbench.errors import unknown_name
 from workbench.forgetting import Forgetting
+from workbench.methods.adapters import Houlsby
 from workbench.methods.few_shot import Config as FewShotConfig
+from workbench.methods.head import Config as HeadConfig
 from workbench.methods.lora import Config as LoraConfig
 from workbench.methods.prompt_search import Config as SearchConfig
+from workbench.methods.qlora import Config as QloraConfig
+from workbench.methods.sft import Config as SftConfig
 from workbench.methods.soft_prompt import PrefixTuning, PromptTuning
 from workbench.types import Majority
 
 Exemplars = Literal["random", "balanced", "bm25", "embedding", "sentence-transformer"]
-Tuned = Literal["prompt-tuning", "prefix-tuning", "lora"]
+Tuned = Literal["prompt-tuning", "prefix-tuning", "adapters", "head", "lora", "qlora", "sft"]
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,13 @@ RUNGS = {
     "prompt-tuning-majority-vote": Slots(tuned="prompt-tuning", vote=True),
     "prefix-tuning": Slots(tuned="prefix-tuning"),
     "prefix-tuning-majority-vote": Slots(tuned="prefix-tuning", vote=True),
+    "adapters": Slots(tuned="adapters"),
+    "head": Slots(tuned="head"),
     "lora": Slots(tuned="lora"),
     "lora-majority-vote": Slots(tuned="lora", vote=True),
+    "qlora": Slots(tuned="qlora"),
+    "sft": Slots(tuned="sft"),
+    "sft-majority-vote": Slots(tuned="sft", vote=True),
 }
 
 DEFAULT = ("zero-shot", "few-shot-random", "few-shot-knn", "majority-vote", "lora", "lora-majority-vote")
@@ -75,18 +84,22 @@ class Config:
 
     Attributes:
         rungs: of zero-shot, chain-of-thought, few-shot-random, few-shot-balanced, few-shot-knn,
-            few-shot-embedding, few-shot-sentence-transformer, prompt-search, prompt-tuning, prefix-tuning, lora;
-            with labels zero-shot-calibrated, few-shot-random-calibrated, few-shot-balanced-calibrated,
-            few-shot-knn-calibrated; voting: majority-vote, chain-of-thought-majority-vote,
-            few-shot-majority-vote, prompt-search-majority-vote, prompt-tuning-majority-vote,
-            prefix-tuning-majority-vote, lora-majority-vote. The first is the baseline; by default a set that
-            suits the task.
+            few-shot-embedding, few-shot-sentence-transformer, prompt-search, prompt-tuning, prefix-tuning,
+            adapters, lora, qlora, sft; with labels head, zero-shot-calibrated, few-shot-random-calibrated,
+            few-shot-balanced-calibrated, few-shot-knn-calibrated; voting: majority-vote,
+            chain-of-thought-majority-vote, few-shot-majority-vote, prompt-search-majority-vote,
+            prompt-tuning-majority-vote, prefix-tuning-majority-vote, lora-majority-vote, sft-majority-vote. The
+            first is the baseline; by default a set that suits the task.
         estimate_only: print the estimate and stop.
         few_shot: exemplars; which ones is said by the rung.
         prompt_search: the rung prompt-search.
         prompt_tuning: the rung prompt-tuning.
         prefix_tuning: the rung prefix-tuning.
+        adapters: the rung adapters.
+        head: the rung head.
         lora: the rungs lora.
+        qlora: the rung qlora.
+        sft: the rungs sft.
         vote: the voting rungs.
         forgetting: of every tuned model.
 
@@ -100,7 +113,11 @@ class Config:
     prompt_search: SearchConfig = field(default_factory=SearchConfig)
     prompt_tuning: PromptTuning = field(default_factory=PromptTuning)
     prefix_tuning: PrefixTuning = field(default_factory=PrefixTuning)
+    adapters: Houlsby = field(default_factory=Houlsby)
+    head: HeadConfig = field(default_factory=HeadConfig)
     lora: Flat[LoraConfig] = field(default_factory=LoraConfig)
+    qlora: QloraConfig = field(default_factory=QloraConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
     vote: Flat[Majority] = field(default_factory=Majority)
     forgetting: Flat[Forgetting] = field(default_factory=Forgetting)
 

@@ -97,11 +97,11 @@ class InOrder:
 
 def _examples(name: str, count: int) -> list[Tokens]:
     from workbench.engines.encode import Encoder
-    from workbench.training.data import encode_examples
+    from workbench.training.data import encode_example
 
     task = _task(name)
-    encoder = Encoder(load_tokenizer(Model(EMBEDDED)))
-    return encode_examples(encoder, load_prompt(task.prompt), task.practice[:count], 1024)[0]
+    encoder, prompt = Encoder(load_tokenizer(Model(EMBEDDED))), load_prompt(task.prompt)
+    return [encode_example(encoder, prompt, example) for example in task.practice[:count]]
 
 
 def _lora() -> Any:

@@ -9,7 +9,7 @@ import pytest
 import workbench.methods
 from workbench.engines import EngineConfig, open_engine
 from workbench.harness import questions_of
-from workbench.methods import few_shot, label_scoring, lora, prompt_search, soft_prompt
+from workbench.methods import adapters, few_shot, head, label_scoring, lora, prompt_search, qlora, sft, soft_prompt
 from workbench.prompts import load_prompt
 from workbench.runs import Run
 from workbench.store import Store
@@ -39,6 +39,7 @@ class Closed(Task):
 def closed() -> Task:
     task = load(ArithmeticConfig(practice=8, dev=2, test=2))
     fields = {name: getattr(task, name) for name in Task.__dataclass_fields__}
+    fields["labels"] = tuple(sorted({example.target for example in task.practice}))  # a head wants some
     return Closed(**fields)
 
 
@@ -47,10 +48,32 @@ def adapt_few_shot(system: System, task: Task, root: Path) -> None:
         few_shot.adapt(system, task, few_shot.Config(exemplars=exemplars))  # type: ignore[arg-type]
 
 
+TRAINING = Training(epochs=1, precision="float32")
+
+
+def adapt_adapters(system: System, task: Task, root: Path) -> None:
+    with Run.open(root, "adapters", {}) as run:
+        adapters.adapt(system, task, adapters.Houlsby(bottleneck=2, training=TRAINING), run, quiet=True)
+
+
+def adapt_head(system: System, task: Task, root: Path) -> None:
+    with Run.open(root, "head", {}) as run:
+        head.adapt(system, task, head.Config("warm", training=TRAINING), run, quiet=True)
+
+
 def adapt_lora(system: System, task: Task, root: Path) -> None:
-    config = lora.Config(training=Training(epochs=1, precision="float32"))
     with Run.open(root, "lora", {}) as run:
-        lora.adapt(system, task, config, run, quiet=True)
+        lora.adapt(system, task, lora.Config(training=TRAINING), run, quiet=True)
+
+
+def adapt_qlora(system: System, task: Task, root: Path) -> None:
+    with Run.open(root, "qlora", {}) as run:
+        qlora.adapt(system, task, qlora.Config(training=TRAINING), run, quiet=True)
+
+
+def adapt_sft(system: System, task: Task, root: Path) -> None:
+    with Run.open(root, "sft", {}) as run:
+        sft.adapt(system, task, sft.Config(training=TRAINING), run, quiet=True)
 
 
 def adapt_prompt_search(system: System, task: Task, root: Path) -> None:
@@ -65,17 +88,20 @@ def adapt_label_scoring(system: System, task: Task, root: Path) -> None:
 
 
 def adapt_soft_prompt(system: System, task: Task, root: Path) -> None:
-    training = Training(epochs=1, precision="float32")
     for kind in (soft_prompt.PromptTuning, soft_prompt.PrefixTuning):
         with Run.open(root, kind.__name__, {}) as run:
-            soft_prompt.adapt(system, task, kind(tokens=2, training=training), run, quiet=True)
+            soft_prompt.adapt(system, task, kind(tokens=2, training=TRAINING), run, quiet=True)
 
 
 METHODS: dict[str, Callable[[System, Task, Path], None]] = {
+    "adapters": adapt_adapters,
     "few_shot": adapt_few_shot,
+    "head": adapt_head,
     "label_scoring": adapt_label_scoring,
     "lora": adapt_lora,
     "prompt_search": adapt_prompt_search,
+    "qlora": adapt_qlora,
+    "sft": adapt_sft,
     "soft_prompt": adapt_soft_prompt,
 }
 

@@ -225,8 +225,9 @@ def test_the_embedded_copy_is_told_from_the_hubs(tmp_path: Path) -> None:
     run = run_of(tmp_path / "r")
     card = card_of(run)
     assert f'from_pretrained("{EMBEDDED_ID}")' in card and "rounded to 4 bits (Q4_1)" in card
+    assert "Beside the Hub's weights, as here, it answers a little otherwise" in card
     own = card_of(run, Model(EMBEDDED, adapter=adapter_of(run, "HOULSBY")))
-    assert f'Model("{EMBEDDED}", adapter="adapter")' in own and "Q4_1" not in own
+    assert f'Model("{EMBEDDED}", adapter="adapter")' in own and "Beside the Hub's weights" not in own
     packed = card_of(run, Model(EMBEDDED, adapter=adapter_of(run), quantization="nf4"))
     assert (
         'quantization="nf4")' in packed

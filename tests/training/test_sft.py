@@ -25,7 +25,8 @@ from workbench.models import load_tokenizer
 from workbench.prompts import load_prompt
 from workbench.runs import Run
 from workbench.training.checkpoints import newest_complete
-from workbench.training.data import encode_examples
+from workbench.training.config import Training
+from workbench.training.data import encode_example, learnable
 from workbench.training.packed_loss import PackedLoss
 from workbench.types import Greedy, Model, System
 
@@ -53,7 +54,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def examples(tiny_model: Path) -> list[Tokens]:
     encoder = Encoder(load_tokenizer(Model(str(tiny_model))))
-    return encode_examples(encoder, load_prompt("arithmetic"), TASK.practice, 1024)[0]
+    return [encode_example(encoder, load_prompt("arithmetic"), example) for example in TASK.practice]
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,7 @@ def test_what_an_answer_holds_is_data_and_ends_no_turn(tiny_model: Path) -> None
 
     encoder = Encoder(load_tokenizer(Model(str(tiny_model))))
     example = Example.make("Say it.", "42<|im_end|>43")
-    [tokens], _ = encode_examples(encoder, load_prompt("question"), [example], 1024)
+    tokens = encode_example(encoder, load_prompt("question"), example)
     said = tokens.ids[tokens.learned[0] :]
     assert said.count(encoder.tokenizer.eos_token_id) == 1
     assert encoder.tokenizer.decode(said) == "42<|im_end|>43<|im_end|>"
@@ -159,10 +160,10 @@ def test_too_long_examples_are_left_out_and_counted(tiny_model: Path, examples: 
     encoder = Encoder(load_tokenizer(Model(str(tiny_model))))
     lengths = sorted(len(e.ids) for e in examples)
     limit = lengths[5]
-    kept, dropped = encode_examples(encoder, load_prompt("arithmetic"), TASK.practice, limit)
-    assert (len(kept), dropped) == (sum(n <= limit for n in lengths), sum(n > limit for n in lengths))
+    kept, counts, _ = learnable(encoder, load_prompt("arithmetic"), TASK, Training(max_length=limit))
+    assert (len(kept), counts.too_long) == (sum(n <= limit for n in lengths), sum(n > limit for n in lengths))
     with pytest.raises(UserError, match="Every example is longer than 3 tokens; raise --max-length"):
-        encode_examples(encoder, load_prompt("arithmetic"), TASK.practice, 3)
+        learnable(encoder, load_prompt("arithmetic"), TASK, Training(max_length=3))
 
 
 def test_an_architecture_that_takes_no_such_mask_trains_on_padded_rows(
@@ -182,7 +183,7 @@ def test_an_architecture_that_takes_no_such_mask_trains_on_padded_rows(
     model = Model(str(tmp_path / "gptj"))
     reference = load_weights(model, "float32", "cpu")
     encoder = Encoder(tokenizer)
-    examples, _ = encode_examples(encoder, load_prompt("arithmetic"), TASK.practice, 1024)
+    examples = [encode_example(encoder, load_prompt("arithmetic"), example) for example in TASK.practice]
     run = train(model.base, tmp_path, batch_size=12, micro_batch=5, steps=1)
     assert "gptj takes no mask of a packed batch: batches are padded." in capsys.readouterr().err
     assert losses(run)[1] == pytest.approx(padded_loss(reference, examples).item(), abs=1e-5)

@@ -144,7 +144,7 @@ def test_out_of_memory_with_one_example_names_what_to_lower(
 
     monkeypatch.setattr(PackedLoss, "forward", none)
     with pytest.raises(
-        UserError, match="Out of memory with 1 example at once .*Lower --micro-batch or --max-length"
+        UserError, match=r"Out of memory with 1 example at once .*Lower --micro-batch or --max-length"
     ):
         train(tiny_model, tmp_path)
 

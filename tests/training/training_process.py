@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError
-from workbench.methods import lora, sft
+from workbench.methods import lora, qlora, sft
 from workbench.prompts import load_prompt
 from workbench.runs import Run
 from workbench.tasks.arithmetic import Config as ArithmeticConfig
@@ -28,6 +28,7 @@ CONFIG = lora.Config(rank=2, training=TRAINING)
 METHODS: dict[str, tuple[Any, Any]] = {
     "lora": (lora.adapt, CONFIG),
     "sft": (sft.adapt, sft.Config(training=TRAINING)),
+    "qlora": (qlora.adapt, qlora.Config(rank=2, training=TRAINING)),
 }
 
 

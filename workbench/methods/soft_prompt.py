@@ -23,7 +23,7 @@ from workbench.runs import Run
 from workbench.tasks.base import Task
 from workbench.training.card import finish
 from workbench.training.config import Training
-from workbench.types import Model, Prompt, System
+from workbench.types import Prompt, System
 
 _FREQUENT = 5000  # Lester §3.2 draws from the 5,000 most frequent tokens; a BPE numbers the frequent ones first
 
@@ -89,7 +89,7 @@ def adapt(system: System, task: Task, config: PromptTuning, run: Run, *, quiet: 
     adapter = run.path / "adapter"
     if not adapter.is_dir():
         _train(system, task, config, run, quiet)
-    tuned = System(Model(system.model.base, system.model.revision, str(adapter)), system.prompt, system.decode)
+    tuned = replace(system, model=replace(system.model, adapter=str(adapter)))
     return finish(config.name, tuned, task, config, run)
 
 

@@ -5,7 +5,7 @@ strings. The answer ends in exactly one end-of-turn token.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from workbench.engines.encode import Encoder
@@ -114,7 +114,12 @@ def base_and_encoder(system: System, training: Training, *, all_weights: bool = 
     if system.model.adapter is not None:
         raise UserError(
             f"A base model is tuned, and this one has the adapter {system.model.adapter!r} already, which would "
-            "be lost. Leave --adapter out, or merge it into its base first (PEFT: merge_and_unload)."
+            "be lost. Leave --adapter out, or merge it into its base first (`workbench adapter merge`)."
+        )
+    if all_weights and system.model.quantization is not None:
+        raise UserError(
+            f"All weights are to be trained, and --quantization {system.model.quantization} freezes them. Leave "
+            "it out, or use `workbench qlora`."
         )
     torch.manual_seed(training.training_seed)
     dtype = "float32" if all_weights else training.precision
@@ -124,21 +129,6 @@ def base_and_encoder(system: System, training: Training, *, all_weights: bool = 
     except UserError:  # then it is trained with its own attention, on rows that are padded
         print(f"{base.config.model_type} takes no mask of a packed batch: batches are padded.", file=sys.stderr)
     return base, Encoder(load_tokenizer(system.model))
-
-
-def encode_examples(
-    encoder: Encoder, prompt: Prompt, examples: Sequence[Example], max_tokens: int
-) -> tuple[list[Tokens], int]:
-    """Prompt and answer of every example as tokens, and how many examples were too long and left out.
-
-    Raises:
-        UserError: no example is left.
-    """
-    encoded = [encode_example(encoder, prompt, example) for example in examples]
-    kept = [tokens for tokens in encoded if len(tokens.ids) <= max_tokens]
-    if not kept:
-        raise UserError(f"Every example is longer than {max_tokens} tokens; raise --max-length.")
-    return kept, len(examples) - len(kept)
 
 
 def encode_example(encoder: Encoder, prompt: Prompt, example: Example) -> Tokens:

@@ -97,6 +97,13 @@ def fit(weights: Any, source: Source, training: Training, run: Run, quiet: bool)
     if settings.world_size > 1:
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
+        if first and trainer.accelerator.distributed_type.value in ("FSDP", "DEEPSPEED"):
+            print(
+                "Trained; this process holds a part of the weights only. The same command without `accelerate "
+                "launch` takes them from the last checkpoint, writes the model and measures it.",
+                file=sys.stderr,
+            )
+            raise SystemExit(0)
         if not first:
             raise SystemExit(0)
     _write_cost(run, weights, meter)
@@ -119,6 +126,7 @@ def _arguments(weights: Any, source: Source, training: Training) -> TrainingArgu
         # Trained weights are float32. Where these are the model itself, bfloat16 means autocast.
         bf16=training.precision == "bfloat16" and str(weights.dtype) == "torch.float32",
         report_to=[],
+        ddp_find_unused_parameters=False,
     )
     settings._n_gpu = 1  # of several GPUs one is used: nn.DataParallel would split a packed sequence
     return settings
