@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import labels, sampling, shots, startup, storing, training
+from tests.benchmarks import faults, labels, sampling, shots, startup, storing, training
 from tests.benchmarks.table import ROOT, Row, Skip, markdown, write
 
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
@@ -13,6 +13,8 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "shots": shots.run,
     "training-labels": training.labels,
     "training-solutions": training.solutions,
+    "killed": faults.killed,
+    "spoilt": faults.spoilt,
     "gsm8k": sampling.gsm8k,
     "arithmetic": sampling.arithmetic,
     "storing": storing.run,

@@ -19,6 +19,7 @@ from workbench.runs import Run
 from workbench.tasks.arithmetic import Config as ArithmeticConfig
 from workbench.tasks.arithmetic import load
 from workbench.training.config import Training
+from workbench.training.packed_loss import PackedLoss
 from workbench.types import Greedy, Model, System
 
 TASK = load(ArithmeticConfig(practice=12, dev=1, test=1))
@@ -65,7 +66,7 @@ def at_pass(number: int, event: Any) -> None:
 
     passes, forward = itertools.count(1), PackedLoss.forward
 
-    def counted(self: Any, batch: Any) -> Any:
+    def counted(self: PackedLoss, batch: Any) -> Any:
         if next(passes) == number:
             event()
         return forward(self, batch)
