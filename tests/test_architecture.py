@@ -27,7 +27,8 @@ FLOORS = (
     ("workbench/decoding/", "workbench/training/", "workbench/compare.py", "workbench/exemplars.py"),
     ("workbench/engines/", "workbench/runs.py", "workbench/export.py", "workbench/doctor.py"),
     ("workbench/merging.py",),
-    ("workbench/adapters.py", "workbench/sentence_encoder.py", "workbench/hub.py"),
+    ("workbench/adapters.py", "workbench/sentence_encoder.py"),
+    ("workbench/hub.py",),
     (
         "workbench/tasks/", "workbench/models.py", "workbench/chat_template.py", "workbench/prompts.py",
         "workbench/store.py", "workbench/run_folder.py",

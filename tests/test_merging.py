@@ -54,7 +54,7 @@ def make(tiny_model: Path, tmp_path: Path) -> Make:
             if "magnitude" in name:
                 weight.data.mul_(0.5 + torch.rand_like(weight))
         folder = tmp_path / f"{kind}-{seed}"
-        save_adapter(adapted, folder)
+        save_adapter(adapted, model, folder)
         return replace(model, adapter=str(folder))
 
     return made
@@ -195,7 +195,7 @@ def test_biases_are_merged_but_not_unmerged(tiny_model: Path, tmp_path: Path) ->
     for name, weight in weights.named_parameters():
         if name.endswith(".bias"):
             weight.data.normal_()
-    save_adapter(weights, tmp_path / "adapter")
+    save_adapter(weights, Model(str(tmp_path / "biased")), tmp_path / "adapter")
     model = Model(str(tmp_path / "biased"), adapter=str(tmp_path / "adapter"))
     assert merge(model, tmp_path / "merged").stored == 0
     assert torch.equal(logits(plain(tmp_path / "merged")), logits(weights))

@@ -6,7 +6,6 @@ PEFT has none of (`own_kinds.py`) are kept in the same files.
 """
 
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from safetensors import SafetensorError
 
 from workbench.errors import UserError
 from workbench.files import write_json
+from workbench.folders import new_folder
+from workbench.hub import hub_id
 from workbench.models import check_adapter, first_line, load_base, quiet_transformers, read_object
 from workbench.own_kinds import OWN_KINDS, own_config, own_parameters, put_in
 from workbench.types import Model
@@ -43,23 +44,29 @@ def load_weights(model: Model, dtype: str, device: str) -> Any:
     return weights if model.adapter is None else with_adapter(weights, model).eval()
 
 
-def save_adapter(adapted: Any, folder: Path) -> None:
-    """Write the adapter of a model, with what tells its base; the folder appears when all of it is there."""
+def save_adapter(adapted: Any, model: Model, folder: Path) -> None:
+    """Write the adapter of a model, with what tells its base; the folder appears when all of it is there.
+
+    Args:
+        adapted: the base's weights with the adapter.
+        model: the base, whose name on the Hub the adapter carries, if it has one; never a path.
+        folder: which is not there yet.
+    """
     from safetensors.torch import save_file
 
-    scratch = folder.with_name(f".{folder.name}")
-    shutil.rmtree(scratch, ignore_errors=True)
     base = adapted
-    if own := own_parameters(adapted):
-        scratch.mkdir()
-        tensors = {name: weight.detach().cpu().contiguous() for name, weight in own.items()}
-        save_file(tensors, scratch / _WEIGHTS, metadata={"format": "pt"})
-        write_json(scratch / "adapter_config.json", own_config(adapted))
-    else:
-        base = adapted.get_base_model()
-        adapted.save_pretrained(scratch, safe_serialization=True)
-    write_json(scratch / _BASE, _sample(base))
-    scratch.rename(folder)
+    with new_folder(folder) as scratch:
+        if own := own_parameters(adapted):
+            tensors = {name: weight.detach().cpu().contiguous() for name, weight in own.items()}
+            save_file(tensors, scratch / _WEIGHTS, metadata={"format": "pt"})
+            write_json(scratch / "adapter_config.json", own_config(adapted))
+        else:
+            base = adapted.get_base_model()
+            adapted.save_pretrained(scratch, safe_serialization=True)
+            (scratch / "README.md").unlink()  # a form to fill in; the run has a card
+            config = read_object(scratch / "adapter_config.json")
+            write_json(scratch / "adapter_config.json", config | {"base_model_name_or_path": hub_id(model)})
+        write_json(scratch / _BASE, _sample(base))
 
 
 def with_adapter(weights: Any, model: Model) -> Any:

@@ -1,5 +1,6 @@
 """A new folder that is there whole or not at all: it is filled under another name, and renamed at the end."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
         scratch.mkdir(parents=True)
         yield scratch
+        for file in scratch.rglob("*"):  # safetensors are written for their owner's eyes only
+            if file.is_file():
+                file.chmod(0o666 & ~_umask())
         if folder.is_dir():
             folder.rmdir()
         scratch.rename(folder)
@@ -38,3 +42,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise UserError(f"{str(folder)!r} could not be written: {error}.") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

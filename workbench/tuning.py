@@ -8,14 +8,15 @@ from workbench.files import write_json
 from workbench.forgetting import Abilities, Forgetting, Probe, abilities, changes, open_probe, without_head
 from workbench.harness import evaluate
 from workbench.identity import system_hash, to_json
+from workbench.launch import check_single
 from workbench.progress import Bar
 from workbench.report import Rung, percent, span, table
 from workbench.report_forgetting import forgetting_remarks
 from workbench.runs import Run, RunFolder
 from workbench.session import Session, content_of, one_sample
 from workbench.tasks.base import Task
-from workbench.training.card import cost_of, result_section
-from workbench.types import CostToMake, Interval, Model, Result, System
+from workbench.training.card import cost_of, load_section, result_section, together, with_load_section
+from workbench.types import Interval, Model, Result, System
 
 
 class Adapt(Protocol):
@@ -26,7 +27,12 @@ class Adapt(Protocol):
 
 
 def tune(session: Session, adapt: Adapt, name: str, config: Any) -> tuple[System, RunFolder]:
-    """Tune in a run of its own inside the session's run, where it has not been done."""
+    """Tune in a run of its own inside the session's run, where it has not been done.
+
+    Raises:
+        UserError: as the method; and under `accelerate launch`, which is for one training.
+    """
+    check_single("this recipe")
     session.close_engine()
     content = {"recipe": name, **content_of(config), "task_hash": session.task.hash}
     with Run.open(session.run.path, name, content, name=name) as run:
@@ -60,8 +66,10 @@ def tune_and_measure(
     else:
         tuned = {name: tune(session, adapt, name, config) for name, config in variants.items()}
         dev = _on_dev(session, {name: system for name, (system, _) in tuned.items()})
-        system, folder = tuned[max(dev, key=lambda name: dev[name].value)]
-        cost = _together([cost_of(run) for _, run in tuned.values()], cost_of(folder).parameters)
+        best = max(dev, key=lambda name: dev[name].value)
+        system, folder = tuned[best]
+        others = [cost_of(run) for name, (_, run) in tuned.items() if name != best]
+        cost = together([*others, cost_of(folder)])
     result = with_weights(session.measure(system, cost), folder)
     if probe is not None:
         result = with_forgetting(session, result, system.model, probe)
@@ -71,7 +79,8 @@ def tune_and_measure(
     card = (folder.path / "README.md").read_text(encoding="utf-8") + result_section(result, dev)
     if remarks := forgetting_remarks([("this model", result)]):
         card += "\n## Forgetting\n\n" + "\n\n".join(remarks) + "\n"
-    session.run.write_card(card)
+    # Of several settings the card is that of the best one's run, and says where in that run the model lies.
+    session.run.write_card(with_load_section(card, load_section(system.model, session.run)))
     return result
 
 
@@ -134,16 +143,3 @@ def _on_dev(session: Session, systems: Mapping[str, System]) -> dict[str, Interv
     best = max(scores, key=lambda name: scores[name].value)
     write_json(session.run.path / "dev.json", {"best": best, "scores": to_json(scores)})
     return scores
-
-
-def _together(costs: list[CostToMake], parameters: int) -> CostToMake:
-    """What several trainings, one after the other, cost; one of them is kept."""
-    return CostToMake(
-        parameters=parameters,
-        tokens=sum(cost.tokens for cost in costs),
-        flops=sum(cost.flops for cost in costs),
-        seconds=sum(cost.seconds for cost in costs),
-        peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs),
-        watt_hours=sum(cost.watt_hours for cost in costs),
-        energy_source=costs[0].energy_source,
-    )

@@ -81,7 +81,7 @@ def spoilt(quick: bool = False) -> list[Row]:
             what="LoRA training with a batch whose loss is NaN, 150 dev questions",
             baseline=f"undisturbed: {scores[0]}",
             workbench=scores[1],
-            result=f"update {event['step']}: {event['reason']}; back to update {event['to_step']} at half the rate",
+            result=f"update {event['step']}: {event['reason']}; back to update {event['to_step']}, half the rate",
             floor="–",
             checked="one roll-back in metrics.jsonl",
         )

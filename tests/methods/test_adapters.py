@@ -225,7 +225,7 @@ def test_the_engine_answers_with_them(tiny_model: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         for p in own_parameters(weights).values():
             p.normal_(std=0.3)
-    save_adapter(weights, folder)
+    save_adapter(weights, Model(str(tiny_model)), folder)
     engine = HfEngine(Model(str(tiny_model), adapter=str(folder)), dtype="float32", device="cpu")
     request = Request("q", (Message("user", "What is 12 plus 7?"),), style="text")
     [[(_, scored)]] = engine.logprobs([request], [[" The answer is 19."]])
@@ -317,7 +317,7 @@ def test_a_model_without_biases_is_told_so_before_anything_is_trained(tiny_model
 def saved_bottlenecks(model: Path, folder: Path) -> Model:
     weights = load_base(Model(str(model)), "float32", "cpu")
     add_bottlenecks(weights, 4)
-    save_adapter(weights, folder)
+    save_adapter(weights, Model(str(model)), folder)
     return Model(str(model), adapter=str(folder))
 
 
@@ -368,7 +368,7 @@ def test_one_for_other_weights_is_refused(kind: str, tiny_model: Path, biased_mo
     with torch.no_grad():
         for p in own_parameters(weights).values():
             p.normal_()
-    save_adapter(weights, tmp_path / "a")
+    save_adapter(weights, Model(str(right)), tmp_path / "a")
     for dtype in ("float32", "bfloat16"):  # rounding makes no other weights of them
         load_weights(Model(str(right), adapter=str(tmp_path / "a")), dtype, "cpu")
     other = load_base(Model(str(right)), "float32", "cpu")

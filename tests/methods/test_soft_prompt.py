@@ -70,7 +70,7 @@ def text_adapter(model: Model, folder: Path, text: str, *, prefix: bool) -> tupl
     encoder = HfEngine(model, dtype="float32", device="cpu").encoder
     tokens = encoder.encode_text(text)
     start = base.get_input_embeddings().weight.detach()[tokens]
-    save_adapter(with_soft_prompt(base, start, prefix=prefix), folder)
+    save_adapter(with_soft_prompt(base, start, prefix=prefix), model, folder)
     return Model(model.base, adapter=str(folder)), tokens
 
 

@@ -60,10 +60,6 @@ def train(
 
 def at_pass(number: int, event: Any) -> None:
     """Have something happen before the so manyth forward pass of a training, counted from 1."""
-    from workbench.training.packed_loss import (
-        PackedLoss,
-    )  # torch is too large for the process of the chat template
-
     passes, forward = itertools.count(1), PackedLoss.forward
 
     def counted(self: PackedLoss, batch: Any) -> Any:

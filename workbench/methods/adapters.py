@@ -92,4 +92,4 @@ def _train(system: System, task: Task, config: Houlsby | BitFit, run: Run, quiet
     else:
         free_biases(weights)
     fit(weights, source, training, run, quiet)
-    save_adapter(weights, run.path / "adapter")
+    save_adapter(weights, system.model, run.path / "adapter")

@@ -25,9 +25,9 @@ from workbench.own_kinds import add_head, without_head
 from workbench.prompts import render
 from workbench.runs import Run
 from workbench.tasks.base import Task
-from workbench.training.card import cost_of, finish
+from workbench.training.card import cost_of, finish, together
 from workbench.training.config import Training
-from workbench.types import CostToMake, Model, Prompt, Request, System
+from workbench.types import Model, Prompt, Request, System
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) ->
         weights.requires_grad_(True)
     fit(weights, Examples(examples, training), training, run, quiet)
     if start is not None:
-        write_json(run.path / "cost.json", to_json(_together(cost_of(inner), cost_of(run))))
+        write_json(run.path / "cost.json", to_json(together([cost_of(inner), cost_of(run)])))
     folder = run.path / "model"
     if not alone and not folder.is_dir():
         with without_head(weights):  # a model like any other; its head lies beside it
             save_model(weights, encoder.tokenizer, folder, training.precision)
-    save_adapter(weights, run.path / "adapter")
+    save_adapter(weights, system.model, run.path / "adapter")
 
 
 def labelled(encoder: Any, prompt: Prompt, task: Task, training: Training) -> tuple[list[Any], Any]:
@@ -138,15 +138,3 @@ def labelled(encoder: Any, prompt: Prompt, task: Task, training: Training) -> tu
     if not kept:
         raise nothing_fits(training)
     return kept, counts
-
-
-def _together(first: CostToMake, then: CostToMake) -> CostToMake:
-    """What two trainings cost, one after the other."""
-    return replace(
-        then,
-        tokens=first.tokens + then.tokens,
-        flops=first.flops + then.flops,
-        seconds=first.seconds + then.seconds,
-        peak_memory_bytes=max(first.peak_memory_bytes, then.peak_memory_bytes),
-        watt_hours=first.watt_hours + then.watt_hours,
-    )

@@ -98,7 +98,7 @@ def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) ->
     base, _, source = base_and_source(system, task, config.training, run)
     weights = get_peft_model(base, peft_settings(base, config))
     fit(weights, source, config.training, run, quiet)
-    save_adapter(weights, run.path / "adapter")
+    save_adapter(weights, system.model, run.path / "adapter")
 
 
 def peft_settings(base: Any, config: Config) -> Any:

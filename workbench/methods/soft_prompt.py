@@ -101,7 +101,7 @@ def _train(system: System, task: Task, config: PromptTuning, run: Run, quiet: bo
     start_kD = initial_embeddings(base, encoder, system.prompt, task, config)
     weights = with_soft_prompt(base, start_kD, prefix=isinstance(config, PrefixTuning))
     fit(weights, source, config.training, run, quiet)
-    save_adapter(weights, run.path / "adapter")
+    save_adapter(weights, system.model, run.path / "adapter")
 
 
 def with_soft_prompt(base: Any, start_kD: Any, *, prefix: bool) -> Any:

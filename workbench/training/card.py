@@ -1,7 +1,8 @@
 """The model card of a tuned model, written from its run: data, settings, cost, use and limits."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,18 @@ def cost_of(run: RunFolder) -> CostToMake:
     cost = from_json(read_json(run.path / "cost.json"))
     assert isinstance(cost, CostToMake)
     return cost
+
+
+def together(costs: Sequence[CostToMake]) -> CostToMake:
+    """What several trainings, one after the other, cost; the parameters are those of the last, which is kept."""
+    return replace(
+        costs[-1],
+        tokens=sum(cost.tokens for cost in costs),
+        flops=sum(cost.flops for cost in costs),
+        seconds=sum(cost.seconds for cost in costs),
+        peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs),
+        watt_hours=sum(cost.watt_hours for cost in costs),
+    )
 
 
 def base_of(model: Model, run: RunFolder) -> Model | None:

@@ -15,7 +15,8 @@ _LIST = "complete.json"
 
 def mark_complete(folder: Path) -> None:
     """Write the list of a checkpoint's files: from now on it counts."""
-    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / _LIST]
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
     write_json(folder / _LIST, sizes)
 
 

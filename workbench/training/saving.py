@@ -1,9 +1,9 @@
 """A tuned model of its own as a folder, which is there whole or not at all."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
+from workbench.folders import new_folder
 from workbench.models import quiet_transformers
 
 
@@ -14,9 +14,6 @@ def save_model(weights: Any, tokenizer: Any, folder: Path, precision: str) -> No
     """
     import torch
 
-    scratch = folder.with_name(f".{folder.name}")
-    shutil.rmtree(scratch, ignore_errors=True)
-    with quiet_transformers():
+    with new_folder(folder) as scratch, quiet_transformers():
         weights.to(getattr(torch, precision)).save_pretrained(scratch, safe_serialization=True)
         tokenizer.save_pretrained(scratch)
-    scratch.rename(folder)

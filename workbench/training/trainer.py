@@ -70,7 +70,8 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> Any:
         """All batches from the position on; every process sees all of them and takes its own share."""
-        return torch.utils.data.DataLoader(_Batches(self), batch_size=None)
+        # A generator of its own: making the iterator draws a number, and torch's own draws the model's dropout.
+        return torch.utils.data.DataLoader(_Batches(self), batch_size=None, generator=torch.Generator())
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(str(output_dir))

@@ -11,7 +11,7 @@ from workbench.cost import EnergyMeter, peak_memory_bytes
 from workbench.errors import UserError
 from workbench.progress import Bar
 from workbench.runs import Run
-from workbench.training.checkpoints import mark_complete
+from workbench.training.checkpoints import is_complete, mark_complete
 from workbench.training.trainer import BatchTrainer
 
 
@@ -31,7 +31,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The weights as they start are a checkpoint too: what the first roll-back goes back to."""
-        if state.global_step == 0:
+        if state.global_step == 0 and not is_complete(Path(args.output_dir) / "checkpoint-0"):
             self.trainer._save_checkpoint(self.trainer.model_wrapped, None)
             self.on_save(args, state, control)
 
