@@ -1,8 +1,9 @@
 """Sweep: a tuning method at several learning rates and ranks, judged on dev; test is not looked at."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from workbench.command import Flat, run_script
+from workbench.errors import UserError
 from workbench.session import Session, Setup
 from workbench.sweep import Config as SweepConfig
 from workbench.sweep import Trial, sweep
@@ -18,8 +19,9 @@ class Config:
 
 def main(config: Config) -> list[Trial]:
     """Train and judge every setting."""
-    setup = replace(config.setup, split="dev")
-    with Session("sweep", setup, replace(config, setup=setup)) as session:
+    if config.setup.split != "dev":
+        raise UserError(f"A sweep looks at dev only; leave --split {config.setup.split} out.")
+    with Session("sweep", config.setup, config) as session:
         return sweep(session, config.sweep)
 
 

@@ -21,8 +21,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def config(model: Path, runs: Path, **settings: Any) -> recipe.Config:
     training = Training(epochs=1, batch_size=4, precision="float32")
-    setup = Setup(model=str(model), task_args=("practice=8", "dev=4", "test=4"), runs=runs, name="s", quiet=True)
-    wanted = {"learning_rates": (1e-3, 1e-2), "lora": LoraConfig(rank=2, training=training), **settings}
+    setup = Setup(
+        model=str(model), task_args=("practice=8", "dev=4", "test=4"), split="dev", runs=runs, name="s", quiet=True
+    )
+    lora = LoraConfig() if "ranks" in settings or settings.get("method") == "sft" else LoraConfig(rank=2)
+    wanted = {"learning_rates": (1e-3, 1e-2), "lora": replace(lora, training=training), **settings}
     return recipe.Config(setup=replace(setup, questions=3), sweep=Config(**wanted))
 
 
@@ -105,8 +108,20 @@ def test_a_setting_that_diverges_is_a_row_and_the_others_go_on(
 def test_all_weights_are_swept_too_and_have_no_rank(tiny_model: Path, tmp_path: Path) -> None:
     [trial] = recipe.main(config(tiny_model, tmp_path, method="sft", learning_rates=(1e-3,)))
     assert trial.name == "rate-0.001"
-    with pytest.raises(UserError, match="--ranks are of lora and qlora"):
+    with pytest.raises(UserError, match="sft trains all weights"):
         Config(method="sft", ranks=(1,))
+
+
+def test_what_would_do_nothing_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="leave --learning-rate out"):
+        Config(lora=LoraConfig(training=Training(learning_rate=1e-2)))
+    with pytest.raises(UserError, match="leave --rank out"):
+        Config(ranks=(1, 2), lora=LoraConfig(rank=4))
+    with pytest.raises(UserError, match="sft trains all weights"):
+        Config(method="sft", lora=LoraConfig(alpha=3.0))
+    wanted = config(tiny_model, tmp_path)
+    with pytest.raises(UserError, match="looks at dev only; leave --split test out"):
+        recipe.main(replace(wanted, setup=replace(wanted.setup, split="test")))
 
 
 @pytest.mark.parametrize("rates", [(), (0.0,), (float("nan"),)])

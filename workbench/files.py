@@ -36,7 +36,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(_usual_mode())
+        temporary.chmod(usual_mode())
         temporary.replace(target)
         temporary = None
         _sync_folder(target.parent)
@@ -109,6 +109,16 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{source} could not be read: {error.strerror or error}.") from error
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says so: the system's, safetensors' or torch's."""
+    words = str(error).lower()
+    return getattr(error, "errno", None) in _FULL or any(
+        # The last two are torch's, whose writer forgets the reason.
+        sign in words
+        for sign in ("no space left", "file too large", "disk quota", "failed writing file", "unexpected pos")
+    )
+
+
 def _not_written(path: str | Path, error: OSError, what_remains: str = "") -> UserError:
     reason = error.strerror or str(error)
     if error.errno not in _FULL:
@@ -119,8 +129,8 @@ def _not_written(path: str | Path, error: OSError, what_remains: str = "") -> Us
     )
 
 
-def _usual_mode() -> int:
-    # mkstemp makes files that only their owner reads; a run folder on a shared disk has its usual rights.
+def usual_mode() -> int:
+    """A file's rights as the user's umask has them; mkstemp and safetensors write for their owner's eyes only."""
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask

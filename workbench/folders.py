@@ -1,12 +1,14 @@
 """A new folder that is there whole or not at all: it is filled under another name, and renamed at the end."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from workbench.errors import UserError
+from workbench.files import is_disk_full, usual_mode
 
 
 def check_free(folder: Path) -> None:
@@ -32,19 +34,15 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
         scratch.mkdir(parents=True)
         yield scratch
-        for file in scratch.rglob("*"):  # safetensors are written for their owner's eyes only
+        for file in scratch.rglob("*"):
             if file.is_file():
-                file.chmod(0o666 & ~_umask())
+                file.chmod(usual_mode())
         if folder.is_dir():
             folder.rmdir()
         scratch.rename(folder)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not isinstance(error, OSError) and not is_disk_full(error):
+            raise
         raise UserError(f"{str(folder)!r} could not be written: {error}.") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -17,6 +17,7 @@ from workbench.compare import changed
 from workbench.cost import inference_flops, training_flops
 from workbench.forgetting import Probe, open_probe
 from workbench.harness import evaluate, questions_of
+from workbench.launch import check_single
 from workbench.methods import adapters, few_shot, head, label_scoring, lora, prompt_search, qlora, sft, soft_prompt
 from workbench.methods.label_scoring import Config as LabelConfig
 from workbench.methods.prompt_search import Config as SearchConfig
@@ -56,6 +57,7 @@ def climb(session: Session, config: Config) -> list[Rung]:
     Raises:
         UserError: a rung's method cannot work here.
     """
+    check_single("a ladder")
     probe = open_probe(config.forgetting, session.task)
     names = config.rungs or DEFAULTS.get(session.task.name, DEFAULT)
     print(_estimate(session, names, config), flush=True)

@@ -13,18 +13,22 @@ from pathlib import Path
 from workbench.errors import UserError
 
 
-def is_helper() -> bool:
-    """Whether this process is one of several, and not the first."""
-    return int(os.environ.get("RANK", "0")) > 0
-
-
 def is_launched() -> bool:
     """Whether there are several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def gpu() -> str:
-    """The GPU of this process: the first one's, unless there are several processes."""
+def is_helper() -> bool:
+    """Whether this process is one of several, and not the first."""
+    return is_launched() and int(os.environ.get("RANK", "0")) > 0
+
+
+def device() -> str:
+    """Where this process trains: its own GPU of several, the first one alone; the CPU where there is none."""
+    import torch
+
+    if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 

@@ -189,6 +189,13 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def context_of(weights: Any) -> int:
+    """Positions that a loaded model has; within its window, attention over a window or over chunks is plain."""
+    config = weights.config.get_text_config()
+    limits = ("max_position_embeddings", "sliding_window", "attention_chunk_size")
+    return min(getattr(config, name, None) or 10**9 for name in limits)
+
+
 def shape_of(weights: Any) -> ModelShape:
     """Size of a loaded model, for counting FLOPs."""
     config = weights.config.get_text_config()

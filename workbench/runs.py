@@ -47,7 +47,7 @@ from workbench.types import Result, System
 
 __all__ = ["Run", "RunFolder", "RunInfo", "State", "find_run", "list_runs"]
 
-_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "vllm")
+_PACKAGES = ("torch", "transformers", "accelerate", "trl", "peft", "bitsandbytes", "datasets", "vllm")
 
 
 class Run(RunFolder):
@@ -85,7 +85,8 @@ class Run(RunFolder):
         plain = json.loads(json.dumps(to_json(config), default=str))
         path = Path(root) / checked_name(name or f"{recipe}-{short_hash([recipe, plain])}")
         if is_helper():
-            if (path / "adapter").is_dir() or (path / "model").is_dir():  # nothing is left to train
+            made = path / ("model" if recipe == "sft" else "adapter")
+            if made.is_dir() and not overwrite:  # nothing is left to train, and the first process knows
                 raise SystemExit(0)
             path = scratch_folder() / path.name
         _make_folder(path)
@@ -153,7 +154,7 @@ class Run(RunFolder):
         if self._old_handler is not None:
             signal.signal(signal.SIGTERM, self._old_handler)
         try:
-            interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+            interrupted = kind is not None and issubclass(kind, (KeyboardInterrupt, SystemExit))
             self.state = "done" if kind is None else "interrupted" if interrupted else "failed"
         finally:
             self.close()

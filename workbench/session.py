@@ -68,7 +68,10 @@ class Setup:
 
 
 # What says where and how a run works, but not what it computes: the run's id does not depend on it.
-_NOT_CONTENT = {"runs", "name", "overwrite", "quiet", "endpoint", "estimate_only", "forgetting", "tensorboard"}
+_NOT_CONTENT = {
+    "runs", "name", "overwrite", "quiet", "endpoint", "estimate_only", "forgetting",
+    "tensorboard", "micro_batch", "save_every",
+}  # fmt: skip
 
 
 class Session:

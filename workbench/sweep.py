@@ -5,9 +5,9 @@ accuracy stands the loss of dev's right answers, which tells settings apart long
 split stays closed: what the sweep finds is measured by the method's own recipe.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from workbench.command import Flat
@@ -21,6 +21,7 @@ from workbench.methods.lora import Config as LoraConfig
 from workbench.progress import Bar
 from workbench.prompts import render, render_answer
 from workbench.report import duration, percent, span
+from workbench.run_folder import RunFolder
 from workbench.session import Session
 from workbench.stats import ratio_interval
 from workbench.training.card import cost_of
@@ -52,8 +53,13 @@ class Config:
             raise UserError("learning_rates is empty; give one or more, as --learning-rates 1e-4 1e-3.")
         for rate in self.learning_rates:
             check_range("learning_rates", rate, 0, 10, open_low=True)
-        if self.ranks and self.method == "sft":
-            raise UserError("--ranks are of lora and qlora; sft trains all weights.")
+        plain = LoraConfig()
+        if self.lora.training.learning_rate != plain.training.learning_rate:
+            raise UserError("A sweep's rates are --learning-rates; leave --learning-rate out.")
+        if self.ranks and self.lora.rank != plain.rank:
+            raise UserError("A sweep's ranks are --ranks; leave --rank out.")
+        if self.method == "sft" and (self.ranks or replace(self.lora, training=plain.training) != plain):
+            raise UserError("sft trains all weights: --ranks, --rank, --alpha, --targets and the like are LoRA's.")
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def _trial(session: Session, name: str, adapt: Any, settings: Any) -> Trial:
     except UserError:
         if _events(folder)[-1:] != ["diverged"]:
             raise
-        trial = Trial(name, None, None, _events(folder).count("rollback"), CostToMake())
+        trial = Trial(name, None, None, _events(folder).count("rollback"), _spent(folder))
     else:
         accuracy, loss = _judge(session, system, name)
         trial = Trial(name, accuracy, loss, _events(folder).count("rollback"), cost_of(run))
@@ -127,10 +133,23 @@ def _trial(session: Session, name: str, adapt: Any, settings: Any) -> Trial:
     return trial
 
 
-def _events(folder: Any) -> list[str]:
-    file = folder / "metrics.jsonl"
-    lines = map(json.loads, file.read_text(encoding="utf-8").splitlines()) if file.exists() else []
-    return [line["event"] for line in lines if "event" in line]
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    return RunFolder(folder).metrics() if folder.is_dir() else []
+
+
+def _events(folder: Path) -> list[str]:
+    return [line["event"] for line in _lines(folder) if "event" in line]
+
+
+def _spent(folder: Path) -> CostToMake:
+    """What a training that came to nothing cost."""
+    lines = [line for line in _lines(folder) if "loss" in line]
+    return CostToMake(
+        tokens=sum(line["tokens"] for line in lines),
+        seconds=sum(line["seconds"] for line in lines),
+        peak_memory_bytes=max((line["peak_memory_bytes"] for line in lines), default=0),
+        watt_hours=sum(line["watt_hours"] for line in lines),
+    )
 
 
 def _judge(session: Session, system: System, name: str) -> tuple[Interval, Interval]:
@@ -146,9 +165,10 @@ def _judge(session: Session, system: System, name: str) -> tuple[Interval, Inter
     losses, tokens = [], []
     for batch in engine.logprobs(requests, answers):
         for _, scored in batch:
-            if scored.logprob is not None:
-                losses.append(-scored.logprob)
-                tokens.append(scored.completion_tokens)
+            if scored.logprob is None:  # of other questions the loss would be another
+                raise UserError(f"A dev question could not be scored: {scored.error or 'no log-probability'}.")
+            losses.append(-scored.logprob)
+            tokens.append(scored.completion_tokens)
     return result.score, ratio_interval(losses, tokens)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from workbench.errors import UserError
 from workbench.files import write_json
 from workbench.forgetting import Abilities, Forgetting, Probe, abilities, changes, open_probe, without_head
 from workbench.harness import evaluate
@@ -33,6 +34,7 @@ def tune(session: Session, adapt: Adapt, name: str, config: Any) -> tuple[System
         UserError: as the method; and under `accelerate launch`, which is for one training.
     """
     check_single("this recipe")
+    _check_engine(session)
     session.close_engine()
     content = {"recipe": name, **content_of(config), "task_hash": session.task.hash}
     with Run.open(session.run.path, name, content, name=name) as run:
@@ -56,6 +58,7 @@ def tune_and_measure(
     Raises:
         UserError: as the method, and as `forgetting.open_probe`, which speaks before hours of training.
     """
+    _check_engine(session)
     probe = open_probe(forgetting or Forgetting(), session.task)
     dev: dict[str, Interval] = {}
     if len(variants) == 1:
@@ -82,6 +85,19 @@ def tune_and_measure(
     # Of several settings the card is that of the best one's run, and says where in that run the model lies.
     session.run.write_card(with_load_section(card, load_section(system.model, session.run)))
     return result
+
+
+def _check_engine(session: Session) -> None:
+    """See that what is yet to be made can be measured: a server does not know it.
+
+    Raises:
+        UserError: the engine is a server's.
+    """
+    if session.setup.engine.engine == "vllm":
+        raise UserError(
+            "A server does not know a model that is yet to be tuned. Tune and measure with --engine hf; what "
+            "comes out can be served, and measured there with `workbench evaluate`."
+        )
 
 
 def _report(session: Session, system: System, result: Result) -> None:

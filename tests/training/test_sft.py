@@ -265,16 +265,32 @@ def test_an_incomplete_checkpoint_costs_a_warning_and_its_steps(
 
 
 def test_a_training_that_ended_before_its_adapter_was_written_writes_it(
-    tiny_model: Path, tmp_path: Path, uninterrupted: Run
+    tiny_model: Path, tmp_path: Path, uninterrupted: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = train(tiny_model, tmp_path)
-    (run.path / "adapter").rename(run.path / ".adapter")
-    cost = json.loads((run.path / "cost.json").read_text())
+    with monkeypatch.context() as patch:
+        patch.setattr(lora, "save_adapter", lambda *_: interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_model, tmp_path)
+    cost = json.loads((tmp_path / "tuned" / "cost.json").read_text())
     run = train(tiny_model, tmp_path)
     assert same(run, uninterrupted)
     again = json.loads((run.path / "cost.json").read_text())
-    assert again["tokens"] == cost["tokens"]
-    assert again["seconds"] == pytest.approx(cost["seconds"])
+    assert (again["tokens"], again["seconds"]) == (cost["tokens"], pytest.approx(cost["seconds"]))
+
+
+def test_a_disk_that_is_full_when_the_adapter_is_written_is_said(
+    tiny_model: Path, tmp_path: Path, uninterrupted: Run
+) -> None:
+    done = in_a_process(tiny_model, tmp_path, "full", 9, 4096)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "could" in done.stderr and "written" in done.stderr
+    assert not (tmp_path / "tuned" / "adapter").exists()
+    assert same(train(tiny_model, tmp_path), uninterrupted)
+
+
+def test_the_checkpoints_go_when_the_adapter_is_there(uninterrupted: Run) -> None:
+    assert not (uninterrupted.path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("limit", [4096, 30_000], ids=["weights", "optimizer"])

@@ -70,15 +70,23 @@ def test_a_gradient_that_is_not_finite_moves_nothing(
     assert event["reason"].startswith("the gradient's norm is ")
 
 
-def test_a_loss_that_leaves_its_band_is_divergence(
+def test_a_mean_loss_that_leaves_its_band_is_divergence(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoil(monkeypatch, {5, 6}, lambda loss: 3 * loss)
+    spoil(monkeypatch, {5, 6}, lambda loss: 9 * loss)
     run = train(tiny_model, tmp_path)
     [event] = events(run)
     first = run.metrics()[0]["loss"]
-    assert event["step"] == 3
+    assert (event["step"], event["to_step"]) == (3, 2)
+    assert event["reason"].startswith("the mean loss of 3 updates, ")
     assert event["reason"].endswith(f"is above {2 * first:.3g}")
+
+
+def test_a_single_hard_update_is_no_divergence(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, {5, 6}, lambda loss: 3 * loss)
+    assert not events(train(tiny_model, tmp_path))
 
 
 def test_a_training_that_keeps_diverging_stops_after_three_roll_backs(
@@ -146,6 +154,17 @@ def test_out_of_memory_with_one_example_names_what_to_lower(
     with pytest.raises(
         UserError, match=r"Out of memory with 1 example at once .*Lower --micro-batch or --max-length"
     ):
+        train(tiny_model, tmp_path)
+
+
+def test_out_of_memory_outside_the_passes_is_said_too(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried …")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(UserError, match=r"Out of memory \(\[enforce fail\].*LoRA in place of all weights"):
         train(tiny_model, tmp_path)
 
 
@@ -219,11 +238,20 @@ def test_without_tensorboard_the_error_says_what_to_install(
 
 # --- several processes ------------------------------------------------------------------------------
 
+PLACED = [*((i, "practice") for i in range(12)), *((i, "dev") for i in (20, 21)), *((i, "test") for i in (30, 31))]
 
-@pytest.mark.parametrize("recipe", ["lora", "sft", "prompt_tuning"])
+
+@pytest.mark.parametrize("recipe", ["lora", "sft", "prompt_tuning", "head"])
 def test_two_processes_train_as_one(recipe: str, tiny_model: Path, tmp_path: Path) -> None:
     """Nine updates of five examples from twelve: shares of three and two, and a last batch of two in an epoch."""
-    flags = [recipe, "--model", tiny_model, "--task-args", "practice=12", "dev=2", "test=2", "--questions", "2"]
+    rows = [
+        f'{{"input": "What is {i}?", "target": "{"odd" if i % 2 else "even"}", "split": "{s}"}}' for i, s in PLACED
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    task = f"path: {tmp_path / 'rows.jsonl'}\ngrader: label\nsplit: split\n"
+    (tmp_path / "parity.yaml").write_text(task)
+    flags = [recipe, "--model", tiny_model, "--task", tmp_path / "parity.yaml", "--questions", "2"]
+    flags += ["--variant", "warm", "--head-rate", "1"] if recipe == "head" else []
     flags += ["--learning-rate", "1e-2", "--batch-size", "5", "--micro-batch", "2", "--precision", "float32"]
     flags += ["--dtype", "float32", "--name", "tuned", "--quiet"]
     launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]

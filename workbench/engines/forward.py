@@ -22,9 +22,12 @@ def last_logits(
     weights: Any, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: Any
 ) -> torch.Tensor:
     """Logits of the last position, float32 [B, V]; `ids` and `positions` are [B, Q], `mask` [B, 1, Q, K]."""
+    # By its index: a slice would leave rows that do not lie together, for which torch copies the output layer's
+    # weights once a row where they are frozen, as beside an adapter.
+    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
     out = weights(
         input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=last,
     )  # fmt: skip
     logits: torch.Tensor = out.logits[:, -1].float()
     return logits

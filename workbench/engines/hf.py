@@ -26,7 +26,7 @@ from workbench.engines.packing import Branch, pack, questions_that_fit
 from workbench.engines.sampler import draw, uniforms
 from workbench.engines.soft_prompt import is_soft_prompt, keys_of_adapter
 from workbench.errors import UserError
-from workbench.models import load_tokenizer, shape_of
+from workbench.models import context_of, load_tokenizer, shape_of
 from workbench.own_kinds import labels_of, without_head
 from workbench.types import Completion, Finish, Model, Request, Sampling
 
@@ -86,10 +86,7 @@ class HfEngine:
         self._virtual = self.soft.get_seq_length() if self.soft is not None else 0
         self.encoder = Encoder(load_tokenizer(model))
         self.max_rows, self.max_positions = max_rows, max_positions
-        config = self.weights.config.get_text_config()
-        # Within its window, attention over a sliding window or over chunks is plain attention.
-        limits = ("max_position_embeddings", "sliding_window", "attention_chunk_size")
-        self._context = min(getattr(config, name, None) or 10**9 for name in limits) - self._virtual
+        self._context = context_of(self.weights) - self._virtual
         self._version = (
             f"hf transformers-{transformers.__version__} torch-{torch.__version__} {dtype} {self.device}"
         )

@@ -57,7 +57,7 @@ def grouped_attention(
     folded = query.reshape(batch, kv_heads, group * length, width)
     mask = attention_mask
     if mask is not None and length > 1:
-        mask = mask.repeat(1, 1, group, 1)
+        mask = _for_groups(mask, group, query.dtype)
     if softcap is None and s_aux is None:
         out = torch.nn.functional.scaled_dot_product_attention(
             folded, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling
@@ -70,6 +70,22 @@ def grouped_attention(
         )
         out = _written_out(folded, key, value, mask, scaling or width**-0.5, softcap, sinks)
     return out.reshape(batch, heads, length, -1).transpose(1, 2), None
+
+
+def _for_groups(mask: torch.Tensor, group: int, dtype: torch.dtype) -> torch.Tensor:
+    """The mask, additive, once for each head of a group; made once, and kept with the mask for all layers.
+
+    Each layer's own would be kept for the backward pass, L × L numbers a layer.
+    """
+    kept = getattr(mask, "workbench_for_groups", None)
+    if kept is None or kept[0] != (group, dtype):
+        added = mask
+        if mask.dtype == torch.bool:
+            added = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+        kept = ((group, dtype), added.to(dtype).repeat(1, 1, group, 1))
+        mask.workbench_for_groups = kept  # type: ignore[attr-defined]
+    made: torch.Tensor = kept[1]
+    return made
 
 
 def _written_out(

@@ -20,7 +20,6 @@ from workbench.command import Flat
 from workbench.errors import UserError, check_range
 from workbench.files import write_json
 from workbench.identity import to_json
-from workbench.launch import check_single
 from workbench.own_kinds import add_head, without_head
 from workbench.prompts import render
 from workbench.runs import Run
@@ -71,29 +70,34 @@ def adapt(system: System, task: Task, config: Config, run: Run, *, quiet: bool =
     """
     if len(task.labels) < 2:
         raise UserError(f"The task {task.name!r} has no labels for a head to score; `workbench sft` needs none.")
+    return _adapt(system, task, config, run, quiet)
+
+
+def _adapt(system: System, task: Task, config: Config, run: Run, quiet: bool, more: bool = False) -> System:
+    """As `adapt`; `more` says that another training follows in the same processes."""
     adapter = run.path / "adapter"
     if not adapter.is_dir():
-        _train(system, task, config, run, quiet)
+        _train(system, task, config, run, quiet, more)
     model = replace(system.model, adapter=str(adapter))
     if config.variant != "head":
         model = Model(str(run.path / "model"), adapter=str(adapter))
     return finish(f"{config.variant} classification head", replace(system, model=model), task, config, run)
 
 
-def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) -> None:
+def _train(system: System, task: Task, config: Config, run: Run, quiet: bool, more: bool) -> None:
     from workbench.training.batches import Examples
-    from workbench.training.data import base_and_encoder
+    from workbench.training.data import base_and_encoder, within_context
     from workbench.training.saving import save_model
     from workbench.training.sft import fit
 
     training, alone = config.training, config.variant == "head"
     start: Model | None = None
     if config.variant == "warm":
-        check_single("a warm head")
         first = replace(config, variant="head")
         with Run.open(run.path, "head", {"config": first, "task_hash": task.hash}, name="head") as inner:
-            start = adapt(system, task, first, inner, quiet=quiet).model
+            start = _adapt(system, task, first, inner, quiet, more=True).model
     weights, encoder = base_and_encoder(system, training, all_weights=not alone)
+    training = within_context(weights, training)
     examples, counts = labelled(encoder, system.prompt, task, training)
     about = {"source": f"{task.name}, practice split", "hash": task.hash, "format": "labels"}
     write_json(run.path / "data.json", about | counts.as_json())
@@ -105,7 +109,7 @@ def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) ->
         training = replace(training, learning_rate=training.learning_rate * config.head_rate)
     else:
         weights.requires_grad_(True)
-    fit(weights, Examples(examples, training), training, run, quiet)
+    fit(weights, Examples(examples, training), training, run, quiet, more=more)
     if start is not None:
         write_json(run.path / "cost.json", to_json(together([cost_of(inner), cost_of(run)])))
     folder = run.path / "model"

@@ -97,7 +97,7 @@ def _train(system: System, task: Task, config: PromptTuning, run: Run, quiet: bo
     from workbench.training.data import base_and_source
     from workbench.training.sft import fit
 
-    base, encoder, source = base_and_source(system, task, config.training, run)
+    base, encoder, source = base_and_source(system, task, config.training, run, virtual=config.tokens)
     start_kD = initial_embeddings(base, encoder, system.prompt, task, config)
     weights = with_soft_prompt(base, start_kD, prefix=isinstance(config, PrefixTuning))
     fit(weights, source, config.training, run, quiet)

@@ -1,6 +1,7 @@
 """The model card of a tuned model, written from its run: data, settings, cost, use and limits."""
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,13 @@ _NOT_SHOWN = {"type", "tensorboard", "save_every"}
 
 
 def finish(method: str, system: System, task: Task, config: Any, run: Run) -> System:
-    """Write what a tuning method made into its run: the System and the model card. Gives the System back."""
+    """Write what a tuning method made into its run: the System and the model card. Gives the System back.
+
+    The checkpoints, several times the size of what was made, have done their work and go.
+    """
     run.write_system(system)
     run.write_card(model_card(method, system, task, config, run))
+    shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
     return system
 
 

@@ -6,14 +6,15 @@ strings. The answer ends in exactly one end-of-turn token.
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from workbench.engines.encode import Encoder
 from workbench.engines.packing import Tokens
 from workbench.errors import UserError
 from workbench.files import read_json, write_json
-from workbench.launch import gpu, is_helper
-from workbench.models import load_base, load_tokenizer
+from workbench.launch import device, is_helper
+from workbench.models import context_of, load_base, load_tokenizer
 from workbench.prompts import render, render_answer
 from workbench.runs import Run
 from workbench.tasks.base import Task
@@ -25,7 +26,7 @@ from workbench.types import Example, Prompt, Request, System
 
 
 def base_and_source(
-    system: System, task: Task, training: Training, run: Run, *, all_weights: bool = False
+    system: System, task: Task, training: Training, run: Run, *, all_weights: bool = False, virtual: int = 0
 ) -> tuple[Any, Encoder, Source]:
     """What a tuning method starts from: the base's weights, its encoder, and the batches to learn from.
 
@@ -45,6 +46,7 @@ def base_and_source(
         training: how, and on what.
         run: where `data.json` goes.
         all_weights: the base itself is trained, so it is loaded in float32.
+        virtual: positions that a soft prompt's virtual tokens take.
 
     Raises:
         UserError: the model has an adapter already, or cannot be loaded; the data cannot be read, are not those
@@ -62,6 +64,7 @@ def base_and_source(
             f"{about['source']} (hash {about['hash']}). Give this run another --name, or --overwrite."
         )
     base, encoder = base_and_encoder(system, training, all_weights=all_weights)
+    training = within_context(base, training, virtual)
     if data.stream:
         source = Stream(encoder, training, record)
         learned = source.updates * training.batch_size
@@ -72,6 +75,11 @@ def base_and_source(
         print(line, file=sys.stderr, flush=True)
     write_json(record, about | {"format": ", ".join(sorted(formats))} | counts.as_json())
     return base, encoder, Examples(examples, training)
+
+
+def within_context(weights: Any, training: Training, virtual: int = 0) -> Training:
+    """The training with examples no longer than the model's positions (a sliding window's, where it has one)."""
+    return replace(training, max_length=min(training.max_length, context_of(weights) - virtual))
 
 
 def learnable(
@@ -118,12 +126,12 @@ def base_and_encoder(system: System, training: Training, *, all_weights: bool = 
         )
     if all_weights and system.model.quantization is not None:
         raise UserError(
-            f"All weights are to be trained, and --quantization {system.model.quantization} freezes them. Leave "
-            "it out, or use `workbench qlora`."
+            f"The model's own weights are to be trained, and --quantization {system.model.quantization} freezes "
+            "them. Leave it out; `workbench qlora` trains an adapter beside them."
         )
     torch.manual_seed(training.training_seed)
     dtype = "float32" if all_weights else training.precision
-    base = load_base(system.model, dtype, gpu() if torch.cuda.is_available() else "cpu")
+    base = load_base(system.model, dtype, device())
     try:
         use_grouped_attention(base)
     except UserError:  # then it is trained with its own attention, on rows that are padded

@@ -8,7 +8,6 @@ A training that goes wrong is rolled back: when the loss or the gradient is not 
 band, the last whole checkpoint is taken up again with half the learning rate, three times at most.
 """
 
-import errno
 import shutil
 import sys
 from dataclasses import dataclass
@@ -21,16 +20,16 @@ from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from workbench.cost import EnergyMeter, training_flops
 from workbench.errors import UserError
-from workbench.files import write_json
+from workbench.files import is_disk_full, write_json
 from workbench.identity import to_json
 from workbench.models import quiet_transformers, shape_of
 from workbench.progress import Bar
 from workbench.runs import Run
 from workbench.training.batches import Source
-from workbench.training.checkpoints import newest_complete
+from workbench.training.checkpoints import complete, newest_complete, step_of
 from workbench.training.config import Training
 from workbench.training.packed_loss import PackedLoss
-from workbench.training.trainer import BatchTrainer, Diverged
+from workbench.training.trainer import BatchTrainer, Diverged, is_out_of_memory, out_of_memory
 from workbench.training.watch import Watch, tensorboard
 from workbench.types import CostToMake
 
@@ -44,13 +43,15 @@ class _Start:
     folder: str
     first_loss: float | None
     rollbacks: int
+    micro_batch: int
 
 
-def fit(weights: Any, source: Source, training: Training, run: Run, quiet: bool) -> None:
+def fit(weights: Any, source: Source, training: Training, run: Run, quiet: bool, *, more: bool = False) -> None:
     """Train the weights that require gradients; metrics, checkpoints and the cost go into the run's folder.
 
     A run that was interrupted goes on from its newest whole checkpoint, with the same batches and losses. Under
-    `accelerate launch` every process takes its share of each batch; all but the first one end here.
+    `accelerate launch` every process takes its share of each batch; all but the first one end here, unless more
+    is to be trained.
 
     Args:
         weights: the model, frozen but for what is trained, which is float32.
@@ -58,6 +59,7 @@ def fit(weights: Any, source: Source, training: Training, run: Run, quiet: bool)
         training: how.
         run: `metrics.jsonl`, `checkpoints/` and `cost.json` are written there.
         quiet: no progress bar.
+        more: another training follows in these processes.
 
     Raises:
         UserError: the training diverged too often, memory ran out with a single example, or a checkpoint cannot be
@@ -68,33 +70,35 @@ def fit(weights: Any, source: Source, training: Training, run: Run, quiet: bool)
     start = [_start(run)]
     broadcast_object_list(start)
     settings.output_dir = start[0].folder
-    board = None
-    if training.tensorboard and first:
-        board = tensorboard(run.path / "tensorboard", _step(newest_complete(run.path / "checkpoints")))
     with Bar("training", quiet=quiet or not first) as bar, EnergyMeter() as meter, quiet_transformers():
         while True:
             trainer = BatchTrainer(
                 PackedLoss(weights),
                 settings,
                 source,
-                micro_batch=training.micro_batch,
+                micro_batch=min(training.micro_batch, start[0].micro_batch),
                 loss_band=training.loss_band,
                 first_loss=start[0].first_loss,
                 rate_factor=0.5 ** start[0].rollbacks,
             )
+            _check_distribution(trainer)
             for noisy in (PrinterCallback, ProgressCallback):
                 trainer.remove_callback(noisy)
-            trainer.add_callback(Watch(trainer, run, bar, meter, board))
             checkpoint = newest_complete(Path(start[0].folder))
+            board = None
+            if training.tensorboard and first:
+                board = tensorboard(run.path / "tensorboard", step_of(checkpoint) + 1)
+            trainer.add_callback(Watch(trainer, run, bar, meter, board))
             try:
                 _train(trainer, checkpoint)
                 break
             except Diverged as problem:
                 start[0].first_loss = start[0].first_loss or trainer.first_loss
                 _roll_back(run, trainer, checkpoint, start[0], problem)
-    if board is not None:
-        board.close()
-    if settings.world_size > 1:
+            finally:
+                if board is not None:
+                    board.close()
+    if settings.world_size > 1 and not more:
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
         if first and trainer.accelerator.distributed_type.value in ("FSDP", "DEEPSPEED"):
@@ -120,7 +124,6 @@ def _arguments(weights: Any, source: Source, training: Training) -> TrainingArgu
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_steps=training.save_every,
-        save_total_limit=2,
         seed=training.training_seed,
         use_cpu=weights.device.type == "cpu",
         # Trained weights are float32. Where these are the model itself, bfloat16 means autocast.
@@ -132,27 +135,36 @@ def _arguments(weights: Any, source: Source, training: Training) -> TrainingArgu
     return settings
 
 
+def _check_distribution(trainer: BatchTrainer) -> None:
+    """See that whole weights can be had where every process holds a part of them."""
+    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+    if plugin is not None and "FULL_STATE_DICT" not in str(plugin.state_dict_type):
+        raise UserError(
+            "Under FSDP a checkpoint must hold the whole weights: fsdp_state_dict_type: FULL_STATE_DICT in "
+            "accelerate's configuration."
+        )
+
+
 def _start(run: Run) -> _Start:
     lines = run.metrics()
     losses = [line["loss"] for line in lines if line.get("step") == 1 and line.get("loss") is not None]
     rollbacks = sum(line.get("event") == "rollback" for line in lines)
-    return _Start(str(run.path / "checkpoints"), losses[0] if losses else None, rollbacks)
-
-
-def _step(checkpoint: Path | None) -> int:
-    return 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
+    halved = min((line["micro_batch"] for line in lines if line.get("event") == "halved"), default=10**6)
+    return _Start(str(run.path / "checkpoints"), losses[0] if losses else None, rollbacks, halved)
 
 
 def _train(trainer: BatchTrainer, checkpoint: Path | None) -> None:
     if (
-        checkpoint is not None and _step(checkpoint) >= trainer.source.updates
+        checkpoint is not None and step_of(checkpoint) >= trainer.source.updates
     ):  # it ended, and what came after did not
         trainer._load_from_checkpoint(str(checkpoint))
         return
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if not _is_disk_full(error):
+    except (OSError, RuntimeError, SafetensorError, MemoryError) as error:
+        if is_out_of_memory(error):  # outside the passes: the optimiser's own state, or a copy of the weights
+            raise out_of_memory(f"({str(error).strip().partition(chr(10))[0]})") from error
+        if not is_disk_full(error):
             raise
         folder = Path(trainer.args.output_dir)
         kept = newest_complete(folder)
@@ -170,20 +182,19 @@ def _roll_back(run: Run, trainer: BatchTrainer, taken_up: Path | None, start: _S
         run.log(event="diverged", step=step, reason=str(problem))
         raise UserError(
             f"The training diverged at update {step} ({problem}) after {_TRIES} roll-backs, with "
-            f"{0.5**start.rollbacks:g} of the learning rate. Lower --learning-rate, or look at the data "
-            "(`workbench preview`)."
+            f"{0.5**start.rollbacks:g} of the learning rate. Lower --learning-rate, look at the data "
+            "(`workbench preview`), or widen --loss-band."
         )
     start.rollbacks += 1
-    good = newest_complete(Path(start.folder))
-    others = [path for path in Path(start.folder).glob("checkpoint-*") if path != good]
-    if start.rollbacks > 1 and good == taken_up and good is not None and others:
+    whole = complete(Path(start.folder))
+    if start.rollbacks > 1 and taken_up == whole[0] and len(whole) > 1:
         # It failed from here before: the trouble may have begun earlier.
         trainer.accelerator.wait_for_everyone()
         if trainer.args.process_index == 0:
-            shutil.rmtree(good)
+            shutil.rmtree(whole[0])
         trainer.accelerator.wait_for_everyone()
-        good = newest_complete(Path(start.folder))
-    to = _step(good)
+        whole = whole[1:]
+    to = step_of(whole[0])
     run.log(event="rollback", step=step, reason=str(problem), to_step=to, rate_factor=0.5**start.rollbacks)
     if trainer.args.process_index == 0:
         print(
@@ -210,18 +221,8 @@ def _write_cost(run: Run, weights: Any, meter: EnergyMeter) -> None:
             head_only=len(trained) == 1 and trained[0] is head,
         ),
         seconds=sum(line["seconds"] for line in run.metrics() if "seconds" in line),
-        peak_memory_bytes=meter.peak_memory_bytes,
+        peak_memory_bytes=max(line["peak_memory_bytes"] for line in lines.values()),
         watt_hours=sum(line["watt_hours"] for line in run.metrics() if "watt_hours" in line),
         energy_source=meter.source,
     )
     write_json(run.path / "cost.json", to_json(cost))
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    number = getattr(error, "errno", None)
-    words = str(error).lower()
-    return number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or any(
-        # The last two are torch's, whose writer forgets the reason.
-        sign in words
-        for sign in ("no space left", "file too large", "disk quota", "failed writing file", "unexpected pos")
-    )

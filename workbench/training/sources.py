@@ -92,7 +92,10 @@ def fitted(example: Tokens, training: Training) -> Tokens | None:
 
 def nothing_fits(training: Training) -> UserError:
     """The error for data of which nothing is left."""
-    return UserError(f"Every example is longer than {training.max_length} tokens; raise --max-length.")
+    return UserError(
+        f"Every example is longer than {training.max_length} tokens; raise --max-length, as far as the model's "
+        "context goes."
+    )
 
 
 def source_of(data: Data) -> str:

@@ -7,6 +7,7 @@ gradient does not depend on the cut, and a step that runs out of memory is done 
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from workbench.training.packed_loss import PackedLoss
 
 _LEARNED = "learned.safetensors"  # in a checkpoint: what is trained, and nothing else
 _POSITION = "position.json"  # and where in the data it stands
+_JUDGED = 5  # updates whose mean loss is held against the band: a single hard example is no divergence
 
 # Tokens of one packed sequence: attention is quadratic in it, and a GPU wants more work at once than a CPU.
 _SEQUENCE = {"cpu": 1024, "cuda": 8192}
@@ -40,7 +42,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         position: where in the source the last batch ended.
         tokens: tokens that were read in the last batch, of all processes.
         micro_batch: the most examples in one sequence; halved when memory runs out.
-        first_loss: of the first update, once it is known; a loss far above it is divergence.
+        first_loss: of the first update, once it is known; the mean of some losses far above it is divergence.
     """
 
     model: PackedLoss
@@ -63,6 +65,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         self.halvings: list[int] = []  # micro-batches that were halved to, until a callback takes them
         self.loss_band = loss_band
         self.first_loss = first_loss
+        self._recent: deque[float] = deque(maxlen=_JUDGED)
         self.rate_factor = rate_factor
         self._sequence = _SEQUENCE["cpu" if args.device.type == "cpu" else "cuda"]
 
@@ -89,7 +92,6 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         options = StateDictOptions(full_state_dict=True, strict=False)  # frozen weights are not in it
         state: dict[str, Any] = load_file(Path(resume_from_checkpoint) / _LEARNED)
         set_model_state_dict(model or self.model, state, options=options)
-        self.position = read_json(Path(resume_from_checkpoint) / _POSITION)
 
     # --- the rate ---
 
@@ -109,6 +111,9 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        self.position = read_json(Path(checkpoint) / _POSITION)
         scheduler: Any = self.lr_scheduler
         groups = zip(self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
         for group, rate, share in groups:  # the checkpoint's rate was that of its own factor
@@ -127,29 +132,30 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         examples, self.position = inputs
         model.train()
         self.tokens = sum(len(example.ids) for example in examples)
-        learned = sum(len(example.learned) for example in examples)
-        world = self.args.world_size
-        share = examples[self.args.process_index :: world]
-        while (part := self._backward(model, share or examples[:1], learned, weight=float(bool(share)))) is None:
+        while (part := self._backward(model, examples)) is None:
             model.zero_grad()
         loss = float(self.accelerator.reduce(part, "sum"))
         self._check(loss)
-        reported: torch.Tensor = part * world  # the Trainer reports the mean over the processes
+        reported: torch.Tensor = part * self.args.world_size  # the Trainer reports the mean over the processes
         return reported
 
-    def _backward(self, model: Any, share: list[Tokens], learned: int, weight: float) -> torch.Tensor | None:
+    def _backward(self, model: Any, examples: list[Tokens]) -> torch.Tensor | None:
         """This process's part of the mean loss, its gradient added; None where memory ran out and was halved."""
-        parts = self._parts(share)
+        learned = sum(len(example.learned) for example in examples)
+        world = self.args.world_size
+        shares = [self._parts(examples[process::world]) for process in range(world)]
+        parts = shares[self.args.process_index]
         total = torch.zeros((), device=self.args.device)
-        # DistributedDataParallel averages gradients over the processes, and they are to be summed.
-        scale = weight * self.args.world_size / learned
         try:
-            for i, part in enumerate(parts):
-                last = i == len(parts) - 1
-                self.accelerator.gradient_state._set_sync_gradients(last)
-                with self._joined(model, last):
+            # All processes make the same number of passes, because some ways of distributing meet in each.
+            for i in range(passes := max(map(len, shares))):
+                weight = float(i < len(parts))
+                part = parts[i] if weight else examples[:1]
+                self.accelerator.gradient_state._set_sync_gradients(i == passes - 1)
+                with self._joined(model, i == passes - 1):
                     loss = model(self.model_unwrapped.collate(part))
-                    self.accelerator.backward(scale * loss)
+                    # DistributedDataParallel averages gradients over the processes, and they are to be summed.
+                    self.accelerator.backward(weight * world / learned * loss)
                 total += weight * loss.detach() / learned
             return total
         except (RuntimeError, MemoryError) as error:
@@ -184,10 +190,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
 
     def _halve(self, largest: int, problem: str) -> None:
         if largest == 1 or self.args.world_size > 1:  # other processes wait for this one's gradients
-            raise UserError(
-                f"Out of memory with {largest} example{'s' if largest > 1 else ''} at once ({problem}). Lower "
-                "--micro-batch or --max-length, use --precision bfloat16, or learn less (a lower --rank)."
-            )
+            raise out_of_memory(f"with {largest} example{'s' if largest > 1 else ''} at once ({problem})")
         self.micro_batch = largest // 2
         self.halvings.append(self.micro_batch)
         if torch.cuda.is_available():
@@ -198,13 +201,14 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
             raise Diverged(f"the loss is {loss}")
         if self.first_loss is None:
             self.first_loss = loss
-        limit = self.loss_band * max(self.first_loss, 1.0)
-        if loss > limit:
-            raise Diverged(f"the loss {loss:.3g} is above {limit:.3g}")
+        self._recent.append(loss)
+        mean, limit = sum(self._recent) / len(self._recent), self.loss_band * max(self.first_loss, 1.0)
+        if mean > limit:
+            raise Diverged(f"the mean loss of {len(self._recent)} updates, {mean:.3g}, is above {limit:.3g}")
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
-        if not math.isfinite(float(norm)):
+        if norm is not None and not math.isfinite(float(norm)):
             raise Diverged(f"the gradient's norm is {float(norm)}")
         return norm
 
@@ -217,6 +221,14 @@ class _Batches(torch.utils.data.IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return self._trainer.source.batches(self._trainer.position)
+
+
+def out_of_memory(when: str) -> UserError:
+    """The error that says what to lower."""
+    return UserError(
+        f"Out of memory {when}. Lower --micro-batch or --max-length, use --precision bfloat16, or learn less (a "
+        "lower --rank, or LoRA in place of all weights)."
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from workbench.cost import EnergyMeter, peak_memory_bytes
 from workbench.errors import UserError
 from workbench.progress import Bar
 from workbench.runs import Run
-from workbench.training.checkpoints import is_complete, mark_complete
+from workbench.training.checkpoints import drop_old, is_complete, mark_complete
 from workbench.training.trainer import BatchTrainer
 
 
@@ -81,7 +81,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Every process has written its part; the first one says that all is there."""
         self.trainer.accelerator.wait_for_everyone()
         if args.process_index == 0:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            folder = Path(args.output_dir)
+            mark_complete(folder / f"checkpoint-{state.global_step}")
+            drop_old(folder, keep=2)
 
     def _learned(self) -> list[torch.Tensor]:
         return [weight for weight in self.trainer.model.parameters() if weight.requires_grad]
