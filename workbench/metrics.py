@@ -8,7 +8,7 @@ import numpy as np
 from workbench.cost import ModelShape, inference_flops
 from workbench.stats import (
     bootstrap_interval,
-    macro_f1,
+    macro_f1_interval,
     majority_curve,
     paired_bootstrap,
     pass_at_k,
@@ -29,12 +29,17 @@ def score_interval(outcomes: Sequence[Outcome]) -> Interval:
 
 
 def class_metrics(outcomes: Sequence[Outcome], labels: Sequence[str]) -> dict[str, float]:
-    """Macro F1, and the share of the most frequent target, over the questions that were answered."""
+    """Macro F1 with its interval, and the share of the most frequent target, over the answered questions."""
     kept = [outcome for outcome in outcomes if outcome.score is not None]
     targets = [outcome.target for outcome in kept]
+    if not targets:
+        return {"macro_f1": 0.0, "majority_class": 0.0}
+    f1 = macro_f1_interval(targets, [outcome.answer for outcome in kept], labels)
     return {
-        "macro_f1": macro_f1(targets, [outcome.answer for outcome in kept], labels),
-        "majority_class": Counter(targets).most_common(1)[0][1] / len(targets) if targets else 0.0,
+        "macro_f1": f1.value,
+        "macro_f1_low": f1.low,
+        "macro_f1_high": f1.high,
+        "majority_class": Counter(targets).most_common(1)[0][1] / len(targets),
     }
 
 

@@ -65,7 +65,7 @@ def table(rungs: Sequence[Rung], looks: int) -> str:
             span(result.score),
             f"{percent(rung.one_sample.value)} ({span(rung.one_sample)})" if rung.one_sample else "",
             p_value(comparison),
-            *([f"{result.metric('macro_f1'):.3f}"] if with_f1 else []),
+            *([f"{f1[0]} ({f1[1]})" if (f1 := f1_cell(result))[1] else f1[0]] if with_f1 else []),
             *([f"{change} ({interval})" if interval else change] if with_forgetting else []),
             *(str(n) for n in counts(result).values()),
         )
@@ -187,6 +187,15 @@ def costs_to_use(rungs: Sequence[Rung]) -> tuple[list[float], str]:
     if len(flops) == len(uses):
         return flops, "FLOPs"
     return [use.prompt_tokens + use.completion_tokens for use in uses], "tokens"
+
+
+def f1_cell(result: Result) -> tuple[str, str]:
+    """Macro F1 and its interval, as a table shows them; a result of an earlier version has no interval."""
+    metrics = dict(result.metrics)
+    if "macro_f1" not in metrics:
+        return "", ""
+    low, high = metrics.get("macro_f1_low"), metrics.get("macro_f1_high")
+    return f"{metrics['macro_f1']:.3f}", "" if low is None or high is None else f"{low:.3f} – {high:.3f}"
 
 
 def artifact(rung: Rung) -> str:

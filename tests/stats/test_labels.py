@@ -83,3 +83,20 @@ def test_macro_f1_counts_no_answer_as_a_miss():
     assert stats.macro_f1([], [], ["yes"]) == 0
     with pytest.raises(UserError):
         stats.macro_f1(["yes"], [], ["yes"])
+
+
+def test_the_interval_of_macro_f1_is_the_bootstrap_over_questions():
+    import random
+
+    rng = random.Random(0)
+    targets = [rng.choice("aab") for _ in range(60)]
+    answers = [t if rng.random() < 0.7 else rng.choice(["a", "b", None]) for t in targets]
+    found = stats.macro_f1_interval(targets, answers, "ab")
+    pairs = list(zip(targets, answers, strict=True))
+    naive = sorted(stats.macro_f1(*zip(*rng.choices(pairs, k=60), strict=True), "ab") for _ in range(4000))
+    assert found.value == stats.macro_f1(targets, answers, "ab")
+    assert (found.low, found.high) == pytest.approx((naive[100], naive[-100]), abs=0.015)
+    right = stats.macro_f1_interval(["a", "b"] * 9, ["a", "b"] * 9, "ab")
+    assert (right.low, right.value, right.high) == (1, 1, 1)
+    with pytest.raises(UserError, match="no question"):
+        stats.macro_f1_interval([], [], "ab")

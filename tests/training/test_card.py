@@ -267,7 +267,7 @@ def test_how_it_is_loaded_can_be_said_anew(tmp_path: Path) -> None:
 
 RESULT = Result(
     "s", "phrasebank", "t" * 16, "test", Interval(0.5, 0.25, 0.75), (), (("correct", 5), ("wrong", 5)),
-    COST, CostToUse(), (("macro_f1", 0.4321), ("majority_class", 0.6)), ("2 requests failed",),
+    COST, CostToUse(), (("macro_f1", 0.4321), ("macro_f1_low", 0.3), ("macro_f1_high", 0.5), ("majority_class", 0.6)), ("2 requests failed",),
 )  # fmt: skip
 
 
@@ -277,7 +277,7 @@ def test_the_result_comes_with_its_interval(tmp_path: Path) -> None:
         "\n## Result\n\n50.0 % (95 % interval 25.0 – 75.0 %) on 0 questions of the test split"
     )
     for told in (
-        "Macro F1 0.432.",
+        "Macro F1 0.432 (95 % interval 0.300 – 0.500).",
         "alone would score 60.0 %",
         "5 correct, 5 wrong",
         "2 requests failed.",

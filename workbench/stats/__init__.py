@@ -5,7 +5,7 @@ says: an interval of [0, 1], a p-value of 1.
 """
 
 from workbench.stats.intervals import bootstrap_interval, wilson_interval
-from workbench.stats.labels import calibrated, label_probabilities, macro_f1
+from workbench.stats.labels import calibrated, label_probabilities, macro_f1, macro_f1_interval
 from workbench.stats.majority import majority_at_k, majority_curve
 from workbench.stats.paired import (
     PairedDifference,
@@ -29,6 +29,7 @@ __all__ = [
     "holm",
     "label_probabilities",
     "macro_f1",
+    "macro_f1_interval",
     "majority_at_k",
     "majority_curve",
     "mcnemar_exact",

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.errors import UserError
+from workbench.stats.intervals import check_probability
+from workbench.types import Interval
 
 Floats = NDArray[np.float64]
 
@@ -61,3 +63,37 @@ def macro_f1(targets: Sequence[str], answers: Sequence[str | None], labels: Sequ
     hits = Counter(target for target, answer in zip(targets, answers, strict=True) if target == answer)
     seen = [label for label in dict.fromkeys(labels) if wanted[label] + given[label]]
     return sum(2 * hits[label] / (wanted[label] + given[label]) for label in seen) / max(1, len(seen))
+
+
+def macro_f1_interval(
+    targets: Sequence[str],
+    answers: Sequence[str | None],
+    labels: Sequence[str],
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """`macro_f1` with the percentile bootstrap over questions (Efron & Tibshirani 1993, §13.3).
+
+    A resample of the questions is a draw of how many there are of each pair (target, answer), so that many
+    questions cost no more than few. A label that a resample has not is left out of its mean.
+
+    Raises:
+        UserError: there is no question, or not an answer to each.
+    """
+    value = macro_f1(targets, answers, labels)
+    if not targets:
+        raise UserError("There is no question to tell an F1 of.")
+    tail = (1 - check_probability("confidence", confidence)) / 2
+    pairs = Counter(zip(targets, answers, strict=True))
+    drawn = np.random.default_rng(seed).multinomial(
+        len(targets), [count / len(targets) for count in pairs.values()], size=resamples
+    )
+    seen, sums = np.zeros(resamples), np.zeros(resamples)
+    for label in dict.fromkeys(labels):
+        hits = drawn[:, [pair == (label, label) for pair in pairs]].sum(axis=1)
+        both = sum(drawn[:, [pair[side] == label for pair in pairs]].sum(axis=1) for side in (0, 1))
+        seen += both > 0
+        sums += np.where(both > 0, 2 * hits / np.maximum(both, 1), 0.0)
+    low, high = np.quantile(sums / np.maximum(seen, 1), [tail, 1 - tail])
+    return Interval(value, float(low), float(high), confidence, "bootstrap")

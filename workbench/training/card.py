@@ -1,5 +1,6 @@
 """The model card of a tuned model, written from its run: data, settings, cost, use and limits."""
 
+import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -151,7 +152,8 @@ def result_section(result: Result, dev: Mapping[str, Interval] | None = None) ->
         f"{_percent(result.score)} {asked} (task hash `{result.task_hash}`; interval: {result.score.method})."
     ]
     if "macro_f1" in metrics:
-        lines.append(f"Macro F1 {metrics['macro_f1']:.3f}.")
+        low, high = metrics.get("macro_f1_low", math.nan), metrics.get("macro_f1_high", math.nan)
+        lines.append(f"Macro F1 {metrics['macro_f1']:.3f} (95 % interval {low:.3f} – {high:.3f}).")
     if "majority_class" in metrics:
         lines.append(f"The most frequent label alone would score {100 * metrics['majority_class']:.1f} %.")
     lines.append(f"Of all answers: {', '.join(f'{count} {name}' for name, count in counts.items())}.")
