@@ -265,9 +265,14 @@ def test_how_it_is_loaded_can_be_said_anew(tmp_path: Path) -> None:
     assert "Ask \\1 Ada." in new and "PeftModel" not in new and "## Intended use" in new and "## Settings" in new
 
 
+METRICS = (
+    ("macro_f1", 0.4321), ("macro_f1_low", 0.3), ("macro_f1_high", 0.5), ("majority_class", 0.6),
+)  # fmt: skip
+
+
 RESULT = Result(
     "s", "phrasebank", "t" * 16, "test", Interval(0.5, 0.25, 0.75), (), (("correct", 5), ("wrong", 5)),
-    COST, CostToUse(), (("macro_f1", 0.4321), ("macro_f1_low", 0.3), ("macro_f1_high", 0.5), ("majority_class", 0.6)), ("2 requests failed",),
+    COST, CostToUse(), METRICS, ("2 requests failed",),
 )  # fmt: skip
 
 
