@@ -110,6 +110,32 @@ def test_the_packed_batch_has_the_loss_and_the_gradients_of_the_padded_one(
         assert torch.allclose(gradient, wanted[name], atol=1e-5, rtol=1e-4), name
 
 
+def conversations(examples: list[Tokens]) -> list[Tokens]:
+    """Every other example behind the one before it, both of their answers learned: two places apart."""
+    both = []
+    for first, second in zip(examples[::2], examples[1::2], strict=True):
+        learned = [*first.learned, *(place + len(first.ids) for place in second.learned)]
+        both.append(Tokens([*first.ids, *second.ids], learned))
+    return [*both, Tokens(both[0].ids[:40], list(range(1, 40)))]  # and a plain text
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_several_learned_parts_have_the_loss_and_the_gradients_of_the_padded_batch(
+    tiny_model: Path, examples: list[Tokens], packed: bool
+) -> None:
+    turns = conversations(examples)
+    reference, model = adapted(tiny_model, packed=False), PackedLoss(adapted(tiny_model, packed=packed))
+    assert model.packs == packed
+    expected = padded_loss(reference, turns)
+    expected.backward()
+    loss = model(model.collate(turns)) / sum(len(e.learned) for e in turns)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    wanted = gradients(reference)
+    for name, gradient in gradients(model.weights).items():
+        assert torch.allclose(gradient, wanted[name], atol=1e-5, rtol=1e-4), name
+
+
 def test_the_first_loss_and_gradient_norm_in_the_metrics_are_the_padded_batchs(
     tiny_model: Path, tmp_path: Path, examples: list[Tokens]
 ) -> None:

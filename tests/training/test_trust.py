@@ -15,6 +15,7 @@ from training_process import TRAINING, train
 from workbench.errors import UserError
 from workbench.training.packed_loss import PackedLoss
 from workbench.training.trainer import is_out_of_memory
+from workbench.types import Model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -144,6 +145,18 @@ def test_out_of_memory_halves_the_parts_and_keeps_the_batch(
     assert norms == pytest.approx([line["grad_norm"] for line in whole.metrics()], rel=1e-4)
 
 
+@pytest.mark.slow
+def test_memory_that_really_runs_out_is_halved(embedded_model: Model, tmp_path: Path) -> None:
+    """In a process that may have 250 MB more than it has before its first pass over twelve examples."""
+    command = [sys.executable, training_process.__file__, "lora", embedded_model.base, tmp_path, "memory", "250"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()]
+    halved = [line["micro_batch"] for line in lines if line.get("event") == "halved"]
+    assert halved and halved[0] < 12
+    assert [line["step"] for line in lines if "loss" in line] == [1]
+
+
 def test_out_of_memory_with_one_example_names_what_to_lower(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +254,8 @@ def test_without_tensorboard_the_error_says_what_to_install(
 PLACED = [*((i, "practice") for i in range(12)), *((i, "dev") for i in (20, 21)), *((i, "test") for i in (30, 31))]
 
 
-@pytest.mark.parametrize("recipe", ["lora", "sft", "prompt_tuning", "head"])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["lora", "sft", "qlora", "adapters", "prompt_tuning", "prefix_tuning", "head"])
 def test_two_processes_train_as_one(recipe: str, tiny_model: Path, tmp_path: Path) -> None:
     """Nine updates of five examples from twelve: shares of three and two, and a last batch of two in an epoch."""
     rows = [

@@ -1,6 +1,6 @@
 """A training in a process of its own, which dies or runs out of disk or memory: for the tests beside it.
 
-Usage: training_process.py METHOD MODEL ROOT kill STEP | kill-inside PASS | full STEP LIMIT
+Usage: training_process.py METHOD MODEL ROOT kill STEP | kill-inside PASS | full STEP LIMIT | memory MB
 """
 
 import itertools
@@ -81,12 +81,23 @@ def fill_disk(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
+def fill_memory(megabytes: int) -> None:
+    """From now on the process cannot have so much more address space than it has."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    limit = pages * resource.getpagesize() + megabytes * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
 if __name__ == "__main__":
     method, model, root, what, step, *limit = sys.argv[1:]
+    settings: dict[str, Any] = {}
     if what == "kill-inside":
         at_pass(int(step), kill)
+    if what == "memory":
+        settings = {"batch_size": 12, "micro_batch": 12, "steps": 1}
+        at_pass(1, lambda: fill_memory(int(step)))
     event = kill if what == "kill" else lambda: fill_disk(int(limit[0]))
     try:
-        train(model, Path(root), 0 if what == "kill-inside" else int(step), event, method)
+        train(model, Path(root), int(step) if what in ("kill", "full") else 0, event, method, **settings)
     except UserError as error:
         sys.exit(f"training: {error}")
