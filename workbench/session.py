@@ -152,16 +152,20 @@ class Session:
             )
 
     def report(self, system: System, cost_to_make: CostToMake | None = None) -> Result:
-        """Measure one System, write it into the run's folder and print the table of its one row."""
+        """Measure one System, and tell the result."""
+        result = self.measure(system, cost_to_make)
+        self.tell(system, result)
+        return result
+
+    def tell(self, system: System, result: Result) -> None:
+        """Write a System and its result into the run's folder, and print the table of its one row."""
         from workbench.report import Rung, table
 
-        result = self.measure(system, cost_to_make)
         self.run.write_system(system)
         self.run.write_result(result)
         rung = Rung(self.run.recipe.replace("_", " "), result, one_sample(result))
         print(table([rung], self.store.looks(self.task.hash, self.setup.split)))
         print(f"system {system_hash(system)}, run {self.run.path}")
-        return result
 
     def __enter__(self) -> "Session":
         self.run.__enter__()

@@ -8,13 +8,13 @@ from workbench.errors import UserError
 from workbench.files import write_json
 from workbench.forgetting import Abilities, Forgetting, Probe, abilities, changes, open_probe, without_head
 from workbench.harness import evaluate
-from workbench.identity import system_hash, to_json
+from workbench.identity import to_json
 from workbench.launch import check_single
 from workbench.progress import Bar
-from workbench.report import Rung, percent, span, table
+from workbench.report import percent, span
 from workbench.report_forgetting import forgetting_remarks
 from workbench.runs import Run, RunFolder
-from workbench.session import Session, content_of, one_sample
+from workbench.session import Session, content_of
 from workbench.tasks.base import Task
 from workbench.training.card import cost_of, load_section, result_section, together, with_load_section
 from workbench.types import Interval, Model, Result, System
@@ -76,7 +76,7 @@ def tune_and_measure(
     result = with_weights(session.measure(system, cost), folder)
     if probe is not None:
         result = with_forgetting(session, result, system.model, probe)
-    _report(session, system, result)
+    session.tell(system, result)
     parts = " and ".join(f"{_ARTICLE[name]} of {size:,} bytes" for name, size in weights_left(folder).items())
     print(f"{cost.parameters:,} trained parameters in {parts}")
     card = (folder.path / "README.md").read_text(encoding="utf-8") + result_section(result, dev)
@@ -98,15 +98,6 @@ def _check_engine(session: Session) -> None:
             "A server does not know a model that is yet to be tuned. Tune and measure with --engine hf; what "
             "comes out can be served, and measured there with `workbench evaluate`."
         )
-
-
-def _report(session: Session, system: System, result: Result) -> None:
-    """Write the System and its result into the run's folder and print the table of its one row."""
-    session.run.write_system(system)
-    session.run.write_result(result)
-    rung = Rung(session.run.recipe.replace("_", " "), result, one_sample(result))
-    print(table([rung], session.store.looks(session.task.hash, session.setup.split)))
-    print(f"system {system_hash(system)}, run {session.run.path}")
 
 
 # --- what tuning leaves and takes away --------------------------------------------------------------
