@@ -157,16 +157,19 @@ class EnergyMeter:
 
     def __exit__(self, *error: object) -> None:
         self.seconds = time.perf_counter() - self._started
-        self.watt_hours = self.watt_hours_so_far()
+        self.watt_hours = self._energy(self.seconds)
         self.peak_memory_bytes = peak_memory_bytes()
 
     def watt_hours_so_far(self) -> float:
         """Energy since the block began."""
+        return self._energy(time.perf_counter() - self._started)
+
+    def _energy(self, seconds: float) -> float:
         joules = None if self._joules_before is None else _gpu_joules()
         if self._joules_before is not None and joules is not None:
             self.source = "nvml counter"
             return (joules - self._joules_before) / 3600
-        return self._watts * (time.perf_counter() - self._started) / 3600
+        return self._watts * seconds / 3600
 
 
 def _gpu_joules() -> float | None:

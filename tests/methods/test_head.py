@@ -88,10 +88,10 @@ class Spy:
         self.rates: list[float] = []
         fit = workbench.training.sft.fit
 
-        def watched(weights: Any, source: Any, training: Training, *rest: Any) -> None:
+        def watched(weights: Any, source: Any, training: Training, *rest: Any, more: bool) -> None:
             self.before.append({name: p.detach().clone() for name, p in weights.named_parameters()})
             self.rates.append(training.learning_rate)
-            fit(weights, source, training, *rest)
+            fit(weights, source, training, *rest, more=more)
             self.after.append({name: p.detach().clone() for name, p in weights.named_parameters()})
 
         monkeypatch.setattr(workbench.training.sft, "fit", watched)
