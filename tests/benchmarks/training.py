@@ -154,6 +154,7 @@ def _trl(examples: list[Tokens], precision: str, folder: Path) -> tuple[list[flo
         learning_rate=RATE,
         warmup_steps=0,
         train_sampling_strategy="sequential",
+        completion_only_loss=True,  # it would be found out from columns that tokenised data do not have
         logging_steps=1,
         save_strategy="no",
         report_to=[],
