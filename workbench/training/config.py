@@ -71,11 +71,12 @@ class Training:
         micro_batch: the most examples computed at once; it changes memory, not the result.
         examples: how many examples to learn from, the first ones; by default all.
         max_length: examples with more tokens are left out or cut (too_long), and counted.
-        precision: of the frozen weights; what is trained is float32.
+        precision: of the frozen weights, and of a whole model when it is saved; what is trained is float32.
         save_every: updates between checkpoints.
         training_seed: order of the examples and initial weights.
-        loss_band: a loss of more than so many times the first update's (or than so many nats, where that is below
-            1) is divergence: the training goes back to the last checkpoint and on at half the rate, three times.
+        loss_band: where the mean loss of five updates is more than so many times the first one's (or than so many
+            nats, where that is below 1), the training goes back to the last checkpoint and on at half the rate;
+            three times at most.
         tensorboard: write the metrics for TensorBoard too, into the run's folder `tensorboard`.
         data: what is learned from; by default the task's practice split.
 
