@@ -154,9 +154,8 @@ def _start(run: Run) -> _Start:
 
 
 def _train(trainer: BatchTrainer, checkpoint: Path | None) -> None:
-    if (
-        checkpoint is not None and step_of(checkpoint) >= trainer.source.updates
-    ):  # it ended, and what came after did not
+    # All updates were done, and what comes after them was not.
+    if checkpoint is not None and step_of(checkpoint) >= trainer.source.updates:
         trainer._load_from_checkpoint(str(checkpoint))
         return
     try:
