@@ -2,7 +2,7 @@
 
 Both train r = 8 on all linear layers of the embedded model, AdamW, 16 examples an update. TRL has its defaults,
 among them gradient checkpointing and, in bfloat16, autocast. In float32 the losses agree; in bfloat16 two ways of
-rounding 30 layers do not. Each side runs in a process of its own, so that peak memory is its own, ours before and
+rounding 30 layers come near. Each side runs in a process of its own, so that peak memory is its own, ours before and
 after theirs, because a machine's speed drifts.
 """
 
@@ -27,7 +27,7 @@ from workbench.training.config import Training
 from workbench.types import Model
 
 BATCH, RATE, SEED = 16, 2e-4, 0
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # of a loss
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.02}  # of a loss
 
 
 def labels(quick: bool = False) -> list[Row]:
