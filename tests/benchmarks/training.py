@@ -2,8 +2,8 @@
 
 Both train r = 8 on all linear layers of the embedded model, AdamW, 16 examples an update. TRL has its defaults,
 among them gradient checkpointing and, in bfloat16, autocast. In float32 the losses agree; in bfloat16 two ways of
-rounding 30 layers come near. Each side runs in a process of its own, so that peak memory is its own, ours before and
-after theirs, because a machine's speed drifts.
+rounding 30 layers come near. Each side runs in a process of its own, so that peak memory is its own; ours runs
+before and after theirs, because a machine's speed drifts.
 """
 
 import json
