@@ -6,6 +6,7 @@ next one starts: a killed run loses the batch in flight and nothing else.
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from workbench.cost import ModelShape
@@ -17,6 +18,29 @@ if TYPE_CHECKING:  # numpy takes a fifth of the time that --help may take
 
 Batch = list[tuple[str, Completion]]
 """(request id, completion) pairs that finished together."""
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """One token of a continuation under a model.
+
+    Attributes:
+        token: its id.
+        logprob: nats, given the prompt and the tokens before it.
+        top: the most likely tokens in its place, as (id, log-probability), the likeliest first.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Every token of one continuation; none, and an error, where the request failed."""
+
+    tokens: tuple[TokenScore, ...]
+    error: str | None = None
 
 
 class Engine(Protocol):
@@ -48,6 +72,26 @@ class Engine(Protocol):
 
         Continuation j of a request comes back as a completion with index j, the continuation as its text,
         and `finish` `scored`.
+        """
+
+    def token_logprobs(
+        self, requests: Sequence[Request], continuations: Sequence[str], top: int = 0
+    ) -> Iterator[list[tuple[str, TokenScores]]]:
+        """Each token of one continuation a request, right after its prompt, as (request id, scores), in batches.
+
+        The tokens are those whose log-probabilities `logprobs` adds up.
+
+        Args:
+            requests: one a continuation.
+            continuations: texts, none empty.
+            top: how many of the most likely tokens to tell in each place, 0 to 20.
+        """
+
+    def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
+        """One sample, the first of the request's indices, as it comes: pieces of its text, the completion last.
+
+        The pieces joined are the completion's text. One that broke off half-way finishes with `error` and has the
+        text that came. Closing the iterator ends the generation, at the server too.
         """
 
     def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":
