@@ -1,5 +1,6 @@
 """The fake engine: deterministic, right as often as it says, and as strict about ends as a real one."""
 
+import math
 import re
 
 import numpy as np
@@ -119,3 +120,45 @@ def test_any_prompt_gets_an_answer(text: str) -> None:
 def test_a_bad_accuracy_is_refused(base: str) -> None:
     with pytest.raises(UserError, match="fake"):
         FakeEngine(Model(base))
+
+
+@given(st.text(min_size=1), st.text(min_size=1, max_size=60), st.integers(0, 20))
+def test_token_log_probabilities_add_up_to_the_text_s(prompt: str, text: str, top: int) -> None:
+    engine = FakeEngine(Model("fake"))
+    [[(_, scored)]] = engine.logprobs([ask(prompt)], [[text]])
+    [[(id, told)]] = engine.token_logprobs([ask(prompt)], [text], top)
+    assert (id, told.error, len(told.tokens)) == (ask(prompt).id, None, scored.completion_tokens)
+    assert sum(score.logprob for score in told.tokens) == pytest.approx(scored.logprob, abs=1e-9)
+    for score in told.tokens:
+        likely = [logprob for _, logprob in score.top]
+        assert len(likely) == top
+        assert likely == sorted(likely, reverse=True)
+        assert sum(math.exp(logprob) for logprob in likely) <= 1 + 1e-9
+    assert [told] == [scores for [(_, scores)] in engine.token_logprobs([ask(prompt)], [text], top)]
+
+
+@pytest.mark.parametrize("top", [-1, 21, 2.5, True, float("nan"), float("inf"), None])
+def test_a_number_of_top_tokens_out_of_its_range_is_refused(top: int) -> None:
+    with pytest.raises(UserError, match="top is"):
+        list(FakeEngine(Model("fake")).token_logprobs([ask("?")], ["yes"], top))
+
+
+@given(st.text(), st.integers(0, 9), st.integers(1, 6))
+def test_a_stream_is_the_sample_in_pieces(text: str, index: int, max_tokens: int) -> None:
+    scripts = [None, lambda request, index: f" {text}  {index} \n"]
+    for engine in [FakeEngine(Model("fake"), script) for script in scripts]:
+        sampling = Sampling(seed=3, max_tokens=max_tokens, stop=("8",))
+        [drawn] = answers(engine, ask(f"{text} 7 + 8", (index,)), seed=3, max_tokens=max_tokens, stop=("8",))
+        *pieces, last = engine.stream(ask(f"{text} 7 + 8", (index, 11)), sampling)
+        assert last == drawn
+        assert "".join(map(str, pieces)) == drawn.text
+        assert "" not in pieces
+
+
+def test_a_stream_that_fails_says_so() -> None:
+    def script(request: Request, index: int) -> str:
+        raise ConnectionError("gone")
+
+    [last] = FakeEngine(Model("fake"), script).stream(ask("?"), Sampling())
+    assert isinstance(last, Completion)
+    assert (last.finish, last.error) == (Finish.ERROR, "ConnectionError: gone")

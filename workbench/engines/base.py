@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from workbench.cost import ModelShape
+from workbench.errors import UserError
 from workbench.types import Completion, Request, Sampling
 
 if TYPE_CHECKING:  # numpy takes a fifth of the time that --help may take
@@ -85,6 +86,9 @@ class Engine(Protocol):
             requests: one a continuation.
             continuations: texts, none empty.
             top: how many of the most likely tokens to tell in each place, 0 to 20.
+
+        Raises:
+            UserError: `top` is out of its range.
         """
 
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
@@ -103,6 +107,20 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what it holds. An engine is not used after it is closed."""
+
+
+MAX_TOP = 20
+"""Most likely tokens told in one place: as many as a vLLM server tells."""
+
+
+def check_top(top: int) -> None:
+    """Refuse a number of most likely tokens that is none.
+
+    Raises:
+        UserError: it is no whole number from 0 to 20.
+    """
+    if not isinstance(top, int) or isinstance(top, bool) or not 0 <= top <= MAX_TOP:
+        raise UserError(f"top is {top!r}; it must be a whole number from 0 to {MAX_TOP}.")
 
 
 def sample_seed(seed: int, question_id: str, index: int) -> int:

@@ -7,6 +7,7 @@ the prompt. All of it comes from hashes: the same request gives the same answer 
 
 import ast
 import hashlib
+import math
 import operator
 import random
 import re
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.cost import ModelShape
-from workbench.engines.base import Batch, sample_seed
+from workbench.engines.base import Batch, TokenScore, TokenScores, check_top, sample_seed
 from workbench.errors import UserError, check_range
 from workbench.types import Completion, Finish, Model, Request, Sampling
 
@@ -26,6 +27,9 @@ ACCURACY = 0.5
 
 WIDTH = 64
 """The width of `embed`."""
+
+VOCABULARY = 2**31
+"""Ids that a word may have."""
 
 NUMBER = r"\(*-?\d+(?:\.\d+)?\)*"
 EXPRESSION = re.compile(rf"{NUMBER}(?:\s*[-+*/×÷]\s*{NUMBER})+")
@@ -87,6 +91,23 @@ class FakeEngine:
                 for index, text in enumerate(texts)
             ]
 
+    def token_logprobs(
+        self, requests: Sequence[Request], continuations: Sequence[str], top: int = 0
+    ) -> Iterator[list[tuple[str, TokenScores]]]:
+        """Made-up log-probabilities of each word; a token's id is its word's hash."""
+        check_top(top)
+        for request, text in zip(requests, continuations, strict=True):
+            words = text.split() or [text]
+            scores = zip(words, self._word_logprobs(_prompt(request), text), strict=True)
+            told = (self._token_score(f"{request.id}|{i}|{text}", *pair, top) for i, pair in enumerate(scores))
+            yield [(request.id, TokenScores(tuple(told)))]
+
+    def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
+        """The sample's words, one by one, each with the blanks before it."""
+        completion = self._completion(request, request.indices[0], sampling)
+        yield from re.findall(r"\s*\S+|\s+", completion.text)
+        yield completion
+
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Hashed bags of words, shape [len(texts), 64], unit length; texts that share words are near."""
         vectors = np.zeros((len(texts), WIDTH), dtype=np.float32)
@@ -135,8 +156,20 @@ class FakeEngine:
         return f"The answer is {result if result.denominator == 1 else float(result)}."
 
     def _logprob(self, prompt: str, text: str) -> float:
+        return math.fsum(self._word_logprobs(prompt, text))
+
+    def _word_logprobs(self, prompt: str, text: str) -> list[float]:
         draw = random.Random(_hash(f"{self._name}|{prompt}|{text}"))
-        return -3.0 * sum(draw.random() for _ in range(max(1, len(text.split()))))
+        return [-3.0 * draw.random() for _ in text.split() or [text]]
+
+    @staticmethod
+    def _token_score(place: str, word: str, logprob: float, top: int) -> TokenScore:
+        """The word, and what is most likely beside it: half of the probability that it leaves, a quarter, …"""
+        rest = max(-math.expm1(logprob), 1e-300)
+        others = [(_hash(f"{place}|{k}") % VOCABULARY, math.log(rest / 2**k)) for k in range(1, top + 1)]
+        token = _hash(word) % VOCABULARY
+        ranked = sorted([(token, logprob), *others], key=lambda pair: -pair[1])
+        return TokenScore(token, logprob, tuple(ranked[:top]))
 
 
 def _accuracy(base: str) -> float:
