@@ -4,7 +4,7 @@ Every batch is stored before the next one starts. A killed run therefore goes on
 after n = 16 draws 48 samples a question. A failed request is not stored; it is asked for again next time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,8 +35,7 @@ def completions(
     Raises:
         UserError: the server died or refuses; what was answered is stored.
     """
-    key = stream_key(system, engine.version, labels)
-    stream = store.stream(key)
+    stream = store.stream(stream_key(system, engine.version, labels))
     ids = [request.id for request in requests]
     n = len(labels) if isinstance(system.decode, LabelLikelihood) else samples(system.decode)
     missing = store.missing(stream, ids, n)
@@ -44,9 +43,7 @@ def completions(
     done = total - sum(len(indices) for indices in missing.values())
     progress(done, total)
     failed: dict[str, list[Completion]] = {}
-    for batch in _batches(system, requests, labels, missing, engine):
-        good = [(name, c) for name, c in batch if c.finish is not Finish.ERROR]
-        store.append(stream, good)
+    for batch in drawing(system, requests, labels, missing, engine, store):
         for name, completion in batch:
             if completion.finish is Finish.ERROR:
                 failed.setdefault(name, []).append(completion)
@@ -57,6 +54,29 @@ def completions(
         id: sorted([*stored.get(id, []), *failed.get(id, [])], key=lambda completion: completion.index)
         for id in ids
     }
+
+
+def drawing(
+    system: System,
+    requests: Sequence[Request],
+    labels: Sequence[str],
+    missing: Mapping[str, tuple[int, ...]],
+    engine: Engine,
+    store: Store,
+) -> Iterator[Batch]:
+    """The batches of what is missing, as they finish; what did not fail is stored before a batch is given.
+
+    Args:
+        system, requests, labels, engine, store: as in `completions`.
+        missing: the indices that are wanted, by question id, as `Store.missing` tells them.
+
+    Raises:
+        UserError: as `completions`.
+    """
+    stream = store.stream(stream_key(system, engine.version, labels))
+    for batch in _batches(system, requests, labels, missing, engine):
+        store.append(stream, [(name, c) for name, c in batch if c.finish is not Finish.ERROR])
+        yield batch
 
 
 def samples(decode: Decode) -> int:
@@ -97,7 +117,7 @@ def _batches(
     labels: Sequence[str],
     missing: Mapping[str, tuple[int, ...]],
     engine: Engine,
-) -> Any:
+) -> Iterator[Batch]:
     wanted = [replace(r, indices=missing[r.id]) for r in requests if r.id in missing]
     if not wanted:
         return iter(())
@@ -107,7 +127,7 @@ def _batches(
     return engine.sample(wanted, sampling)
 
 
-def _scored(engine: Engine, wanted: Sequence[Request], labels: Sequence[str]) -> Any:
+def _scored(engine: Engine, wanted: Sequence[Request], labels: Sequence[str]) -> Iterator[Batch]:
     """Label scores under the labels' own names: after text that ends in no space, a label brings its own."""
     texts = []
     for request in wanted:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from workbench.errors import UserError
+from workbench.prompt_files import ROLES
+from workbench.types import Message
 
 Row = tuple[int, dict[str, Any]]
 
@@ -129,6 +131,31 @@ def text_field(source: str, number: int, row: dict[str, Any], field: str) -> str
     if not text.strip():
         raise bad_row(source, number, "the field is empty", field)
     return text
+
+
+def turns_field(source: str, number: int, row: dict[str, Any], field: str) -> tuple[Message, ...]:
+    """A field that holds turns, each with `role` and `content`; as JSON text too, as in CSV.
+
+    Raises:
+        UserError: it is no such list, a role is unknown, or a content is not as `text_field` wants it.
+    """
+    turns = row.get(field)
+    if isinstance(turns, str):
+        try:
+            turns = json.loads(turns)
+        except (ValueError, RecursionError) as error:
+            raise bad_row(source, number, f"it is not JSON ({error})", field) from None
+    if not isinstance(turns, (list, tuple)) or not turns or not all(isinstance(turn, dict) for turn in turns):
+        raise bad_row(source, number, "it must be a list of turns, each with 'role' and 'content'", field)
+    messages = []
+    for i, turn in enumerate(turns, start=1):
+        role = turn.get("role")
+        if role not in ROLES:
+            problem = f"the role of turn {i} is {role!r:.60}; it must be one of {', '.join(ROLES)}"
+            raise bad_row(source, number, problem, field)
+        where = f"{field}, turn {i}, content"
+        messages.append(Message(role, text_field(source, number, {where: turn.get("content")}, where)))
+    return tuple(messages)
 
 
 def _refuse_constant(name: str) -> NoReturn:

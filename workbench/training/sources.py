@@ -10,7 +10,6 @@ A prompt with its completion is a user's turn and the assistant's where the mode
 text where it has none. Whatever a row says is data: in it nothing is a control token.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice, pairwise
@@ -20,12 +19,11 @@ from workbench.engines.encode import Encoder
 from workbench.engines.packing import Tokens
 from workbench.errors import UserError
 from workbench.identity import file_hash
-from workbench.tasks.rows import Row, bad_row, hub_hash, iterate_rows, load_hub, text_field
+from workbench.tasks.rows import Row, bad_row, hub_hash, iterate_rows, load_hub, text_field, turns_field
 from workbench.training.config import Data, Training
 from workbench.types import Message, Request
 
 FORMATS = {"chat": ("messages",), "prompt-completion": ("prompt", "completion"), "text": ("text",)}
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass
@@ -158,7 +156,7 @@ def _format(source: str, number: int, row: dict[str, Any], wanted: str) -> str:
 
 
 def _conversation(encoder: Encoder, source: str, number: int, row: dict[str, Any]) -> tuple[list[int], list[int]]:
-    messages = _messages(source, number, row, "messages")
+    messages = turns_field(source, number, row, "messages")
     roles = [message.role for message in messages]
     if "assistant" not in roles:
         raise bad_row(source, number, "the assistant says nothing, so there is nothing to learn", "messages")
@@ -173,7 +171,7 @@ def _conversation(encoder: Encoder, source: str, number: int, row: dict[str, Any
 
 def _completion(encoder: Encoder, source: str, number: int, row: dict[str, Any]) -> tuple[list[int], list[int]]:
     if isinstance(row.get("prompt"), (list, tuple)):
-        messages = _messages(source, number, row, "prompt")
+        messages = turns_field(source, number, row, "prompt")
         if messages[-1].role == "assistant":
             raise bad_row(source, number, "its last turn is the assistant's; the completion is that", "prompt")
         _need_template(encoder, source, number, "prompt")
@@ -190,31 +188,10 @@ def _said(source: str, number: int, row: dict[str, Any]) -> str:
     """The completion: text, or a list of one turn of the assistant."""
     if not isinstance(row.get("completion"), (list, tuple)):
         return text_field(source, number, row, "completion")
-    turns = _messages(source, number, row, "completion")
+    turns = turns_field(source, number, row, "completion")
     if [turn.role for turn in turns] != ["assistant"]:
         raise bad_row(source, number, "it must be text, or one turn of the assistant", "completion")
     return turns[0].content
-
-
-def _messages(source: str, number: int, row: dict[str, Any], field: str) -> tuple[Message, ...]:
-    """A field that holds turns, each with `role` and `content`; as JSON text too, as in CSV."""
-    turns = row.get(field)
-    if isinstance(turns, str):
-        try:
-            turns = json.loads(turns)
-        except (ValueError, RecursionError) as error:
-            raise bad_row(source, number, f"it is not JSON ({error})", field) from None
-    if not isinstance(turns, (list, tuple)) or not turns or not all(isinstance(turn, dict) for turn in turns):
-        raise bad_row(source, number, "it must be a list of turns, each with 'role' and 'content'", field)
-    messages = []
-    for i, turn in enumerate(turns, start=1):
-        role = turn.get("role")
-        if role not in ROLES:
-            problem = f"the role of turn {i} is {role!r:.60}; it must be one of {', '.join(ROLES)}"
-            raise bad_row(source, number, problem, field)
-        where = f"{field}, turn {i}, content"
-        messages.append(Message(role, text_field(source, number, {where: turn.get("content")}, where)))
-    return tuple(messages)
 
 
 def _need_template(encoder: Encoder, source: str, number: int, field: str) -> None:
