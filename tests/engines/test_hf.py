@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from workbench.adapters import load_weights
-from workbench.engines import forward, hf
+from workbench.engines import forward, hf, hf_scores
 from workbench.engines.base import Engine
 from workbench.engines.hf import HfEngine
 from workbench.errors import UserError
@@ -314,7 +314,7 @@ def test_a_huge_max_tokens_costs_nothing(engine: HfEngine) -> None:
 def test_text_in_mid_character(engine: HfEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A completion that was cut off inside a character is text all the same."""
     smile = engine.encoder.tokenizer("👩")["input_ids"]
-    row = hf._Row(ask("You"), 0, [5], tokens=smile[:3], finish=Finish.LENGTH)
+    row = hf.Row(ask("You"), 0, [5], tokens=smile[:3], finish=Finish.LENGTH)
     assert engine._completion(row, GREEDY, 0.0).text.encode() == "\ufffd".encode()
 
 
@@ -325,10 +325,10 @@ def test_text_in_mid_character(engine: HfEngine, monkeypatch: pytest.MonkeyPatch
 def test_logprobs_of_what_was_generated(
     engine: HfEngine, reference: Any, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows: list[hf._Row] = []
+    rows: list[hf.Row] = []
     original = HfEngine._completion
 
-    def keep(self: HfEngine, row: hf._Row, *rest: Any) -> Completion:
+    def keep(self: HfEngine, row: hf.Row, *rest: Any) -> Completion:
         rows.append(row)
         return original(self, row, *rest)
 
@@ -348,7 +348,7 @@ LABELS = (" positive", " negative", " neutral", " 19", " a café, of all things:
 def test_label_logprobs_are_the_references(
     engine: HfEngine, reference: Any, monkeypatch: pytest.MonkeyPatch, style: str, shared: str
 ) -> None:
-    monkeypatch.setattr(hf, "questions_that_fit", lambda work, cached=0: min(5, len(work)))
+    monkeypatch.setattr(hf_scores, "questions_that_fit", lambda work, cached=0: min(5, len(work)))
     requests = [ask(f"{shared}{question} ({i})", style=style) for i in range(3) for question in QUESTIONS]
     labels = [LABELS[: 1 + i % len(LABELS)] for i in range(len(requests))]
     batches = list(engine.logprobs(requests, labels))

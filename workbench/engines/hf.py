@@ -8,7 +8,6 @@ was killed and goes on draws what the uninterrupted run would have drawn.
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,11 +17,12 @@ from transformers.cache_utils import Cache
 
 from workbench.adapters import load_weights
 from workbench.cost import ModelShape
-from workbench.engines.base import Batch, sample_seed
-from workbench.engines.encode import Encoder, common_prefix
-from workbench.engines.forward import next_logits, packed_logits, prefill, prefix_cache, use_grouped_attention
+from workbench.engines.base import Batch, TokenScores, sample_seed
+from workbench.engines.encode import Encoder
+from workbench.engines.forward import next_logits, prefill, use_grouped_attention
+from workbench.engines.hf_scores import text_scores, token_scores
+from workbench.engines.hf_stream import Row, failed, first_stop, in_pieces
 from workbench.engines.kv import buffers_from
-from workbench.engines.packing import Branch, pack, questions_that_fit
 from workbench.engines.sampler import draw, uniforms
 from workbench.engines.soft_prompt import is_soft_prompt, keys_of_adapter
 from workbench.errors import UserError
@@ -32,18 +32,6 @@ from workbench.types import Completion, Finish, Model, Request, Sampling
 
 _ROOM = 32  # positions a decoding buffer gains when it is full
 _STOP_SLACK = 8  # tokens decoded to look for a stop string, beyond one for each of its bytes
-
-
-@dataclass
-class _Row:
-    """One sample in the making."""
-
-    request: Request
-    index: int
-    prompt: list[int]
-    tokens: list[int] = field(default_factory=list)
-    logprob: float = 0.0
-    finish: Finish | None = None
 
 
 class HfEngine:
@@ -75,7 +63,7 @@ class HfEngine:
         loaded = load_weights(model, dtype, self.device)
         soft = is_soft_prompt(loaded)
         self.weights = loaded.get_base_model() if soft else loaded
-        self._labels = labels_of(self.weights)
+        self.labels = labels_of(self.weights)
         with without_head(self.weights):  # a head's few scores may be too close together to tell anything
             use_grouped_attention(self.weights)
         self._shape = shape_of(loaded)
@@ -83,10 +71,10 @@ class HfEngine:
         if soft:
             with torch.inference_mode():
                 self.soft = keys_of_adapter(loaded)
-        self._virtual = self.soft.get_seq_length() if self.soft is not None else 0
+        self.virtual = self.soft.get_seq_length() if self.soft is not None else 0
         self.encoder = Encoder(load_tokenizer(model))
         self.max_rows, self.max_positions = max_rows, max_positions
-        self._context = context_of(self.weights) - self._virtual
+        self._context = context_of(self.weights) - self.virtual
         self._version = (
             f"hf transformers-{transformers.__version__} torch-{torch.__version__} {dtype} {self.device}"
         )
@@ -124,20 +112,14 @@ class HfEngine:
     @torch.inference_mode()
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Batch]:
         """Batches in the order of their prompts' lengths, longest first; none from a classification head."""
-        if self._labels:
-            labels = ", ".join(self._labels)
-            raise UserError(
-                f"The model's head scores {labels} and says nothing. Decode by the likelihood of labels."
-            )
-        if "" in sampling.stop:
-            raise UserError("stop holds an empty string, which would end every answer before it began.")
-        rows: list[_Row] = []
+        self._check(sampling)
+        rows: list[Row] = []
         for request in requests:
             prompt = self.encoder.encode(request)
-            if problem := self._unfit(len(prompt), 1):
-                yield [(request.id, _failed(i, len(prompt), problem)) for i in request.indices]
+            if problem := self.unfit(len(prompt), 1):
+                yield [(request.id, failed(i, len(prompt), problem)) for i in request.indices]
                 continue
-            rows.extend(_Row(request, index, prompt) for index in request.indices)
+            rows.extend(Row(request, index, prompt) for index in request.indices)
         rows.sort(key=lambda row: (-len(row.prompt), row.request.id, row.index))
         while rows:
             longest = len(rows[0].prompt) + min(sampling.max_tokens, self.context - len(rows[0].prompt))
@@ -145,7 +127,26 @@ class HfEngine:
             batch, rows = rows[:count], rows[count:]
             yield self._decode(batch, sampling)
 
-    def _unfit(self, prompt: int, more: int) -> str | None:
+    @torch.inference_mode()
+    def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
+        """The pieces of one sample, each as soon as its token is drawn and it is certain to be text."""
+        self._check(sampling)
+        row = Row(request, request.indices[0], self.encoder.encode(request))
+        if problem := self.unfit(len(row.prompt), 1):
+            yield failed(row.index, len(row.prompt), problem)
+            return
+        yield from in_pieces(row, self._steps([row], sampling), self.encoder.decode, sampling.stop, self.virtual)
+
+    def _check(self, sampling: Sampling) -> None:
+        if self.labels:
+            labels = ", ".join(self.labels)
+            raise UserError(
+                f"The model's head scores {labels} and says nothing. Decode by the likelihood of labels."
+            )
+        if "" in sampling.stop:
+            raise UserError("stop holds an empty string, which would end every answer before it began.")
+
+    def unfit(self, prompt: int, more: int) -> str | None:
         """Why a prompt of so many tokens, and `more` behind it, cannot be run."""
         if prompt == 0:
             return "the prompt has no tokens"
@@ -153,8 +154,15 @@ class HfEngine:
             return f"the prompt has {prompt} tokens and needs {more} more; the model's context is {self.context}"
         return None
 
-    def _decode(self, rows: list[_Row], sampling: Sampling) -> Batch:
+    def _decode(self, rows: list[Row], sampling: Sampling) -> Batch:
         started = time.perf_counter()
+        for _ in self._steps(rows, sampling):
+            pass
+        seconds = (time.perf_counter() - started) / len(rows)
+        return [(row.request.id, self._completion(row, sampling, seconds)) for row in rows]
+
+    def _steps(self, rows: list[Row], sampling: Sampling) -> Iterator[None]:
+        """Draw a token for every row that has not ended, and again, until all have."""
         distinct: dict[tuple[int, ...], int] = {}
         for row in rows:
             distinct.setdefault(tuple(row.prompt), len(distinct))
@@ -167,7 +175,7 @@ class HfEngine:
         logits, padding = logits[picked], padding[picked]
         seeds = [sample_seed(sampling.seed, row.request.id, row.index) for row in rows]
         random = uniforms(seeds, steps).to(self.device) if sampling.temperature > 0 else None
-        positions = torch.tensor([self._virtual + len(row.prompt) for row in rows], device=self.device)
+        positions = torch.tensor([self.virtual + len(row.prompt) for row in rows], device=self.device)
 
         active = list(rows)
         for step in range(steps):
@@ -175,6 +183,7 @@ class HfEngine:
             for row, token, logprob in zip(active, tokens.tolist(), logprobs.tolist(), strict=True):
                 if row.finish is None:
                     self._take(row, token, logprob, sampling)
+            yield
             alive = [i for i, row in enumerate(active) if row.finish is None]
             if not alive:
                 break
@@ -188,11 +197,9 @@ class HfEngine:
                 random = None if random is None else random[kept]
             logits = next_logits(self.weights, tokens, positions, padding, cache)
             # Ended rows that stay must not run over the last position.
-            positions = (positions + 1).clamp_max(self._virtual + self.context - 1)
-        seconds = (time.perf_counter() - started) / len(rows)
-        return [(row.request.id, self._completion(row, sampling, seconds)) for row in rows]
+            positions = (positions + 1).clamp_max(self.virtual + self.context - 1)
 
-    def _take(self, row: _Row, token: int, logprob: float, sampling: Sampling) -> None:
+    def _take(self, row: Row, token: int, logprob: float, sampling: Sampling) -> None:
         """Add a drawn token to a row and see whether the row has ended."""
         row.tokens.append(token)
         row.logprob += logprob
@@ -208,83 +215,23 @@ class HfEngine:
         tail = self.encoder.decode(tokens[-max(len(s.encode()) for s in stop) - _STOP_SLACK :])
         return any(s in tail for s in stop)
 
-    def _completion(self, row: _Row, sampling: Sampling, seconds: float) -> Completion:
+    def _completion(self, row: Row, sampling: Sampling, seconds: float) -> Completion:
         text = self.encoder.decode(row.tokens)
-        text = text[: min((at for s in sampling.stop if (at := text.find(s)) >= 0), default=len(text))]
-        return Completion(
-            index=row.index,
-            text=text,
-            prompt_tokens=self._virtual + len(row.prompt),
-            completion_tokens=len(row.tokens),
-            logprob=row.logprob,
-            seconds=seconds,
-            finish=row.finish or Finish.LENGTH,
-        )
+        return row.completion(text[: first_stop(text, sampling.stop)], self.virtual, seconds)
 
     # --- scoring ------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def logprobs(self, requests: Sequence[Request], continuations: Sequence[Sequence[str]]) -> Iterator[Batch]:
         """Prompts and their continuations as branches of one packed sequence behind the prefix they share."""
-        work: list[tuple[Request, list[Branch]]] = []
-        for request, texts in zip(requests, continuations, strict=True):
-            branches = [self._branch(request, text) for text in texts]
-            if not branches:
-                continue
-            more = max(len(b.continuation) for b in branches)
-            if problem := self._unfit(min(len(b.prompt) for b in branches), more):
-                yield [(request.id, _failed(i, len(branch.prompt), problem)) for i, branch in enumerate(branches)]
-                continue
-            work.append((request, branches))
-        work.sort(key=lambda item: (item[1][0].prompt, item[0].id))  # neighbours share the longest prefixes
-        questions = [branches for _, branches in work]
-        # What every prompt begins with is computed once for all batches, where there are several.
-        cached = 0
-        if questions_that_fit(questions) < len(work):
-            cached = common_prefix([branch.prompt for branches in questions for branch in branches])
-        started = time.perf_counter()
-        start = prefix_cache(self.weights, questions[0][0].prompt[:cached], self.soft) if work else None
-        while work:
-            taken = questions_that_fit([branches for _, branches in work], cached=cached)
-            batch, work = work[:taken], work[taken:]
-            scored = self._score(batch, start, cached)
-            seconds = (time.perf_counter() - started) / len(scored)  # the prefix's are the first batch's
-            yield [(name, replace(completion, seconds=seconds)) for name, completion in scored]
-            started = time.perf_counter()
+        yield from text_scores(self, requests, continuations)
 
-    def _branch(self, request: Request, text: str) -> Branch:
-        """A continuation's tokens behind the prompt's, or its label's number where a head scores labels."""
-        if not self._labels:
-            return Branch(*self.encoder.encode_pair(request, text))
-        label = text if text in self._labels else text.removeprefix(" ")  # as `decoding/ask.py` puts it
-        if label not in self._labels:
-            raise UserError(f"The model's head has no label {text!r}. It has: {', '.join(self._labels)}.")
-        return Branch(self.encoder.encode(request), [self._labels.index(label)], text)
-
-    def _score(self, batch: list[tuple[Request, list[Branch]]], start: Cache | None, cached: int) -> Batch:
-        packed = pack([branches for _, branches in batch], self.device, virtual=self._virtual, cached=cached)
-        scored = [(request, i, branch) for request, branches in batch for i, branch in enumerate(branches)]
-        behind = None
-        if self._virtual + cached:  # room for this batch behind a copy of what all batches share
-            first = torch.zeros(1, dtype=torch.long, device=self.device)
-            behind = buffers_from(start, first, packed.mask.shape[-1])
-        logits = packed_logits(self.weights, packed, behind)
-        scores = logits.gather(-1, packed.targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
-        sums = torch.zeros(packed.count, device=self.device).index_add_(0, packed.owner, scores).tolist()
-        return [
-            (
-                request.id,
-                Completion(
-                    index=index,
-                    text=branch.text,
-                    prompt_tokens=self._virtual + len(branch.prompt),
-                    completion_tokens=len(branch.continuation),
-                    logprob=logprob,
-                    finish=Finish.SCORED,
-                ),
-            )
-            for (request, index, branch), logprob in zip(scored, sums, strict=True)
-        ]
+    @torch.inference_mode()
+    def token_logprobs(
+        self, requests: Sequence[Request], continuations: Sequence[str], top: int = 0
+    ) -> Iterator[list[tuple[str, TokenScores]]]:
+        """Token by token, in the passes that `logprobs` makes."""
+        yield from token_scores(self, requests, continuations, top)
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -308,7 +255,3 @@ class HfEngine:
             sums = (states * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp_min(1)
             vectors[chosen] = sums.cpu().numpy()
         return vectors
-
-
-def _failed(index: int, prompt_tokens: int, problem: str) -> Completion:
-    return Completion(index, "", prompt_tokens=prompt_tokens, finish=Finish.ERROR, error=problem)
