@@ -30,6 +30,7 @@ RECIPES = {
     "adapter": ("recipes.adapter", "merge an adapter into its base, unmerge it, or remove it from a System"),
     "publish": ("recipes.publish", "a run's model as a folder for the Hub, sent there on request"),
     "evaluate": ("recipes.evaluate", "measure any System: a run's, or a system.json"),
+    "sample": ("recipes.sample", "n answers to every prompt of a file, into a JSONL file"),
     "compare": ("recipes.compare", "two or more runs on the questions they share, with paired tests"),
     "export": ("recipes.export", "the store's completions or runs' outcomes as JSONL, CSV or Parquet"),
     "runs": ("recipes.runs", "list the runs"),

@@ -44,6 +44,14 @@ def test_plain_lines_now_and_then(clock: Clock, capsys: pytest.CaptureFixture[st
     ]
 
 
+def test_a_note_stands_beside_the_count(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Bar("samples", quiet=False) as bar:
+        bar.show(0, 64, "")
+        clock.now += 16
+        bar.show(32, 64, "312 tokens/s")
+    assert capsys.readouterr().err == "samples: 32 of 64, 312 tokens/s, about 16 s left\n"
+
+
 def test_nothing_when_quick_or_quiet(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     for quiet, step in ((True, 60.0), (False, 0.1)):
         with Bar("questions", quiet=quiet) as bar:
@@ -65,7 +73,7 @@ def test_a_bar_on_a_terminal() -> None:
     code = (
         "import workbench.progress as p; p._PATIENCE = 0.0\n"
         "with p.Bar('questions', quiet=False) as bar:\n"
-        "    bar.show(0, 4); bar.show(2, 4)"
+        "    bar.show(0, 4); p.time.sleep(0.2); bar.show(2, 4, '312 tokens/s')"
     )
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -77,3 +85,4 @@ def test_a_bar_on_a_terminal() -> None:
     os.close(ours)
     assert done.returncode == 0
     assert b"questions:   0%|" in drawn
+    assert b"312 tokens/s" in drawn
