@@ -9,6 +9,7 @@ import pytest
 from test_report import HOSTILE, rung
 
 from workbench.errors import UserError
+from workbench.inert import visible
 from workbench.run_folder import RunFolder, find_run
 from workbench.runs import Run
 from workbench.types import Outcome, Result, Status
@@ -26,7 +27,6 @@ from workbench.ui.runs import (
     run_rows,
     rungs_table,
     select_outcomes,
-    visible,
 )
 
 MISSES = {Status.ERROR: 1, Status.UNPARSABLE: 2, Status.TRUNCATED: 1}

@@ -4,13 +4,13 @@ This pane only reads. All that it shows may have been written by a model or come
 so every text is escaped, and what cannot be seen is spelled out.
 """
 
-import unicodedata
 from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError
+from workbench.inert import visible
 from workbench.report import Rung, amount, counts, duration, percent, quantity, table
 from workbench.run_folder import RunFolder, find_run, list_runs
 from workbench.session import one_sample
@@ -96,19 +96,6 @@ def read_card(run: RunFolder) -> str:
     if not file.is_file() or not file.resolve().is_relative_to(run.path.resolve()):
         return ""
     return file.read_text(encoding="utf-8", errors="surrogateescape")
-
-
-def visible(text: object) -> str:
-    """Text with what cannot be seen spelled out: control characters, direction marks, lone surrogates.
-
-    Line ends and tabs stay, and so do the joiners that emoji and several scripts are written with.
-    """
-    return "".join(
-        f"⟨U+{ord(c):04X}⟩"
-        if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t\u200c\u200d"
-        else c
-        for c in str(text)
-    )
 
 
 def _rung_files(folder: Path) -> list[Path]:
