@@ -1,0 +1,170 @@
+"""Every system is asked the same questions, and reads the reference's answers; one model in memory at a time.
+
+Answers go through the store, token scores into a file of the run's folder, so that a run that was stopped goes on.
+A server's answers count for one visit only: what is behind an address may be another model tomorrow under the same
+name, so a run that was finished and is started again asks its servers again.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from workbench.engines import open_engine
+from workbench.engines.base import Batch, Engine, TokenScore, TokenScores
+from workbench.errors import UserError
+from workbench.files import append_line, json_bytes, read_json, write_json
+from workbench.harness import evaluate, questions_of
+from workbench.identity import model_identity, short_hash
+from workbench.parity.measures import Measured
+from workbench.parity.words import Side
+from workbench.progress import Bar
+from workbench.prompts import render
+from workbench.session import Session
+from workbench.types import Greedy, Request, Sampling, Status, System, text_hash
+
+TOP = 20  # log-probabilities a token: the most that vLLM tells
+
+
+def ask(session: Session, sides: Sequence[Side]) -> list[Measured]:
+    """What each system said, in their order; the first is the reference.
+
+    Args:
+        session: task, prompt, store and the run's folder; its own engine is not used.
+        sides: two or more.
+
+    Raises:
+        UserError: a model or a server cannot be had, or none of a system's requests was answered.
+    """
+    visit = session.run.path / "visit.json"
+    if not visit.exists():
+        write_json(visit, {"started": datetime.now(UTC).isoformat(timespec="seconds")})
+    started = str(read_json(visit)["started"])
+    for side in sides:  # a server that is not there is said before the first system is asked
+        if side.engine.engine == "vllm":
+            _opened(side, started).close()
+    found: list[Measured] = []
+    for side in sides:
+        engine = _opened(side, started)
+        try:
+            found.append(_asked(session, side, engine, found[0] if found else None))
+        finally:
+            engine.close()
+    visit.unlink()
+    return found
+
+
+class Visited:
+    """A server's engine during one visit: its version tells when that began, and seconds are shares of its time.
+
+    A server works on many requests at once, so that what each waited adds up to more than the time that passed.
+    Here a completion's seconds are its share of the time since those before it came: they add up, as the hf
+    engine's do.
+    """
+
+    def __init__(self, engine: Engine, started: str) -> None:
+        self._engine = engine
+        self.version = f"{engine.version}, asked from {started}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def sample(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Batch]:
+        """As the engine's own."""
+        before = time.perf_counter()
+        for batch in self._engine.sample(requests, sampling):
+            now = time.perf_counter()
+            share, before = (now - before) / len(batch), now
+            yield [(name, replace(completion, seconds=share)) for name, completion in batch]
+
+
+def _opened(side: Side, started: str) -> Engine:
+    engine = open_engine(side.model, side.engine)
+    return cast(Engine, Visited(engine, started)) if side.engine.engine == "vllm" else engine
+
+
+def _asked(session: Session, side: Side, engine: Engine, reference: Measured | None) -> Measured:
+    setup = session.setup
+    system = System(side.model, session.prompt, session.with_length(Greedy()))
+    with Bar(side.name, quiet=setup.quiet) as bar:
+        result = evaluate(
+            system,
+            session.task,
+            engine,
+            session.store,
+            split=setup.split,
+            questions=setup.questions,
+            progress=bar.show,
+        )
+    own = {o.id: o.text for o in result.outcomes if o.status is not Status.ERROR}
+    answers = own
+    if reference is not None:
+        answers = {o.id: o.text for o in reference.result.outcomes if o.status is not Status.ERROR}
+    other = {id: text for id, text in own.items() if text != answers.get(id)}
+    requests = {
+        example.id: Request(example.id, render(session.prompt, example), style=session.prompt.style)
+        for example in questions_of(session.task, setup.split, setup.questions)
+    }
+    key = [model_identity(side.model), engine.version, short_hash(session.prompt)]
+    file = session.run.path / f"scores-{short_hash(key)}.jsonl"
+    with Bar(f"{side.name}, scoring", quiet=setup.quiet) as bar:
+        scores = _scores(engine, file, requests, answers, TOP, bar)
+    with Bar(f"{side.name}, own answers", quiet=setup.quiet) as bar:
+        tokens = _scores(engine, file, requests, other, 0, bar)
+    return Measured(side.name, result, scores, tokens)
+
+
+# --- token scores -----------------------------------------------------------------------------------
+
+
+def _scores(
+    engine: Engine, file: Path, requests: Mapping[str, Request], texts: Mapping[str, str], top: int, bar: Bar
+) -> dict[str, TokenScores]:
+    """Each text's tokens behind its question, from the file where they are in it; empty texts are left out."""
+    keys = {id: f"{id}-{text_hash(text)}-{top}" for id, text in texts.items() if text}
+    stored = _read(file)
+    found = {id: stored[key] for id, key in keys.items() if key in stored}
+    wanted = [id for id in keys if id not in found]
+    bar.show(len(found), len(keys))
+    if not wanted:
+        return found
+    for batch in engine.token_logprobs([requests[id] for id in wanted], [texts[id] for id in wanted], top):
+        for id, scores in batch:
+            found[id] = _sound(scores)
+            if found[id].error is None:  # a failed request is sent again next time
+                append_line(file, json_bytes([keys[id], [[t.token, t.logprob, t.top] for t in found[id].tokens]]))
+        bar.show(len(found), len(keys))
+    return found
+
+
+def _sound(scores: TokenScores) -> TokenScores:
+    """Scores whose numbers are numbers; else an error."""
+    if scores.error is not None:
+        return scores
+    if not all(math.isfinite(token.logprob) for token in scores.tokens):
+        return TokenScores((), "a log-probability is no finite number")
+    tokens = (replace(t, top=tuple(pair for pair in t.top if math.isfinite(pair[1]))) for t in scores.tokens)
+    return TokenScores(tuple(tokens))
+
+
+def _read(file: Path) -> dict[str, TokenScores]:
+    """What the file holds; a last line that a kill cut off is taken out of it."""
+    if not file.exists():
+        return {}
+    data = file.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):  # or the next line would be glued to it
+        with file.open("r+b") as torn:
+            torn.truncate(whole)
+    found = {}
+    for number, line in enumerate(data[:whole].splitlines(), start=1):
+        try:
+            key, tokens = json.loads(line)
+            found[key] = TokenScores(tuple(TokenScore(t, lp, tuple(map(tuple, top))) for t, lp, top in tokens))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{file} is damaged in line {number}: {error}. Delete that line.") from error
+    return found
