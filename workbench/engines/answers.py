@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from workbench.engines.base import TokenScore
 from workbench.engines.client import ServerError
 from workbench.types import Completion, Finish
 
@@ -19,17 +20,58 @@ def read_samples(answer: dict[str, Any], run: range, seconds: float) -> list[Com
     try:
         choices = {choice["index"]: choice for choice in answer["choices"]}
         usage = answer["usage"]
-        share = usage["completion_tokens"] // len(run)  # for a server that gives no log-probabilities
+        told = [_token_scores(choices[place]) if place in choices else None for place in range(len(run))]
+        counts = token_counts([None if scores is None else len(scores) for scores in told], usage)
         return [
-            _read_sample(index, choices.get(place), usage["prompt_tokens"], share, seconds / len(run))
+            _read_sample(
+                index,
+                choices.get(place),
+                told[place] or [],
+                usage["prompt_tokens"],
+                counts[place],
+                seconds / len(run),
+            )
             for place, index in enumerate(run)
         ]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ServerError(f"The answer lacks what it must have ({error!r}): {str(answer)[:200]}") from None
 
 
+def _token_scores(choice: dict[str, Any]) -> list[float]:
+    """The log-probability of each token of a sample, the end-of-turn token among them."""
+    told = choice.get("logprobs") or {}
+    return [token["logprob"] for token in told.get("content") or ()] or told.get("token_logprobs") or []
+
+
+def token_counts(scored: Sequence[int | None], usage: dict[str, Any]) -> list[int]:
+    """Tokens of each sample, which together are what the server counted.
+
+    A server tells the sum over the samples only. The log-probabilities that it gave, one a token, tell the
+    samples' own; where they do not add up to its sum, that sum is shared out in their proportion.
+
+    Args:
+        scored: each sample's log-probabilities; 0 where a server gives none, None for a sample that is missing.
+        usage: what the server counted.
+    """
+    total = usage["completion_tokens"]
+    if not isinstance(total, int) or total < 0:
+        raise ValueError(f"completion_tokens is {total!r}")
+    if not any(scored):  # no log-probabilities at all: equal shares
+        scored = [None if count is None else 1 for count in scored]
+    weights = [count or 0 for count in scored]
+    return _shared(total, weights) if any(weights) else weights
+
+
+def _shared(total: int, weights: Sequence[int]) -> list[int]:
+    """Whole numbers in proportion to the weights, which add up to the total: by largest remainders."""
+    shares = [divmod(total * weight, sum(weights)) for weight in weights]
+    left = total - sum(whole for whole, _ in shares)
+    ranked = sorted(range(len(weights)), key=lambda place: -shares[place][1])
+    return [whole + (place in ranked[:left]) for place, (whole, _) in enumerate(shares)]
+
+
 def _read_sample(
-    index: int, choice: dict[str, Any] | None, prompt_tokens: int, share: int, seconds: float
+    index: int, choice: dict[str, Any] | None, scores: list[float], prompt_tokens: int, tokens: int, seconds: float
 ) -> Completion:
     if choice is None:
         error = "The server gave fewer samples than were asked for."
@@ -39,15 +81,11 @@ def _read_sample(
     if reason not in FINISHES or not isinstance(text, str):
         error = f"The sample ended with {reason!r} and {'text' if isinstance(text, str) else 'no text'}."
         return Completion(index, "", finish=Finish.ERROR, error=error)
-    told = choice.get("logprobs") or {}
-    chat = told.get("content") or ()
-    # One per token, the end-of-turn token among them: `usage` has only the sum over the samples.
-    scores = [token["logprob"] for token in chat] or told.get("token_logprobs") or []
     return Completion(
         index=index,
         text=text,
         prompt_tokens=prompt_tokens,
-        completion_tokens=len(scores) or share,
+        completion_tokens=tokens,
         logprob=_finite(math.fsum(scores)) if scores else None,
         seconds=seconds,
         finish=FINISHES[reason],
@@ -81,6 +119,48 @@ def read_next(answer: dict[str, Any], prompts: int, ids: Sequence[int]) -> list[
         return [{token: _finite(told[place][f"token_id:{token}"]) for token in ids} for place in range(prompts)]
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise ServerError(f"The answer lacks log-probabilities ({error!r}): {str(answer)[:200]}") from None
+
+
+def read_tokens(answer: dict[str, Any], before: int, own: Sequence[int], top: int) -> tuple[TokenScore, ...]:
+    """Each token of a continuation, behind `before` tokens of its prompt, with the `top` most likely in its place.
+
+    Raises:
+        ServerError: one is missing, or the server does not tell tokens by their ids.
+    """
+    try:
+        [choice] = answer["choices"]
+        told = choice["logprobs"]
+        scores = told["token_logprobs"][before:]
+        if len(scores) != len(own):
+            raise ValueError("not one for each token of the prompt and the continuation")
+        likely = told["top_logprobs"][before:] if top else [{}] * len(own)
+        return tuple(
+            TokenScore(token, _finite(score), _likeliest(beside, top))
+            for token, score, beside in zip(own, scores, likely, strict=True)
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ServerError(f"The answer lacks log-probabilities ({error!r}): {str(answer)[:200]}") from None
+
+
+def read_likely(answer: dict[str, Any], prompts: int, top: int) -> list[tuple[tuple[int, float], ...]]:
+    """The `top` most likely next tokens behind each prompt.
+
+    Raises:
+        ServerError: as `read_tokens`.
+    """
+    try:
+        told = {choice["index"]: choice["logprobs"]["top_logprobs"][0] for choice in answer["choices"]}
+        return [_likeliest(told[place], top) for place in range(prompts)]
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise ServerError(f"The answer lacks log-probabilities ({error!r}): {str(answer)[:200]}") from None
+
+
+def _likeliest(told: dict[str, float], top: int) -> tuple[tuple[int, float], ...]:
+    """What a server tells of a place, the likeliest first; it tells the token that stands there in any case."""
+    pairs = [(int(name.removeprefix("token_id:")), _finite(logprob)) for name, logprob in told.items()]
+    if len(pairs) < top:
+        raise ValueError(f"{len(pairs)} tokens instead of {top}")
+    return tuple(sorted(pairs, key=lambda pair: -pair[1])[:top])
 
 
 def _finite(logprob: float) -> float:

@@ -1,29 +1,31 @@
 """JSON over HTTP to servers that all do the same: retries, back-off, failover, and asyncio kept inside.
 
-`stream` runs jobs in an event loop on a thread of its own and hands over each result as it comes, so that
-callers stay synchronous. A failure is one of three: it may pass (it is tried again), it lies with one request
-(`ServerError`: the run goes on without that answer) or nothing more can be answered (`UserError`).
+`results` and `relayed` run jobs in an event loop on a thread of its own and hand over what they give as it
+comes, so that callers stay synchronous. A failure is one of three: it may pass (it is tried again), it lies with
+one request (`ServerError`: the run goes on without that answer) or nothing more can be answered (`UserError`).
 """
 
 import asyncio
 import json
 import math
-import queue
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import httpx
 
+from workbench.engines.pump import pumped
 from workbench.errors import UserError
 
 T = TypeVar("T")
 Job = Callable[[httpx.AsyncClient], Awaitable[T]]
+Send = Callable[[str, dict[str, Any]], Awaitable[T]]
+"""Sends a body to a path: `Servers.post` or `Servers.open`, with a client."""
 
 RETRIED = frozenset({408, 409, 425, 429, 500, *range(502, 600)})
 """Statuses that may pass; 501 and every other 4xx will not."""
@@ -97,7 +99,7 @@ class Servers:
         try:
             response = httpx.get(url, headers=self._headers(), timeout=GET_SECONDS, verify=self._tls)
         except httpx.RequestError as error:
-            raise ServerError(self._words(error)) from None
+            raise ServerError(self.words(error)) from None
         return self._object(response)
 
     async def post(
@@ -109,6 +111,26 @@ class Servers:
             ServerError: this request cannot be answered, or not within the tries.
             UserError: the key was refused, or no endpoint can be reached any more.
         """
+        response, seconds = await self._answer(client, path, body, whole=True)
+        return self._object(response), seconds
+
+    async def open(self, client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> httpx.Response:
+        """The answer of the first endpoint that begins one, its body still to come; the caller closes it.
+
+        Raises:
+            ServerError, UserError: as `post`.
+        """
+        response, _ = await self._answer(client, path, body, whole=False)
+        self._check(response)
+        return response
+
+    async def _answer(
+        self, client: httpx.AsyncClient, path: str, body: dict[str, Any], *, whole: bool
+    ) -> tuple[httpx.Response, float]:
+        """The first answer that is no failure that may pass, and this request's share of wall time.
+
+        Its body has been read, unless it is not wanted whole and the status is one of success.
+        """
         content = json.dumps(body)  # ASCII: a lone surrogate reaches the server as the escape it is
         for attempt in range(self._tries):
             endpoint = self._pick()
@@ -116,17 +138,20 @@ class Servers:
             wait = min(MAX_WAIT, self._backoff * 2**attempt * random.uniform(1.0, 1.5))
             try:
                 with self._clock.running() as seconds:
-                    response = await client.post(endpoint.url + path, content=content)
+                    request = client.build_request("POST", endpoint.url + path, content=content)
+                    response = await client.send(request, stream=not whole)
+                    if not (whole or response.is_success):
+                        await response.aread()
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                failure, unreachable = self._words(error), True
+                failure, unreachable = self.words(error), True
                 others_up = any(other.free_at <= time.monotonic() for other in self._others(endpoint))
                 self._hold(endpoint, 20 * self._backoff if others_up else wait)
                 continue
             except httpx.RequestError as error:
-                failure, unreachable = self._words(error), not isinstance(error, httpx.TimeoutException)
+                failure, unreachable = self.words(error), not isinstance(error, httpx.TimeoutException)
             else:
                 if response.status_code not in RETRIED:
-                    return self._object(response), seconds()
+                    return response, seconds()
                 failure, unreachable = self._status(response), False
                 told = _retry_after(response.headers.get("retry-after", ""))
                 wait = wait if told is None else min(MAX_WAIT, told)
@@ -143,55 +168,38 @@ class Servers:
             )
         raise ServerError(f"{failure} (tries: {self._tries})")
 
-    def stream(self, jobs: Iterable[Job[T]], concurrency: int) -> Iterator[T]:
+    def results(self, jobs: Iterable[Job[T]], concurrency: int) -> Iterator[T]:
         """The jobs' results in the order in which they finish, `concurrency` jobs at a time.
 
-        A job that raises ends the stream with that exception, after what had finished before. Closing the
+        A job that raises ends the iterator with that exception, after what had finished before. Closing the
         iterator (or Ctrl-C in its consumer) cancels what is in flight.
         """
-        results: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
 
-        async def worker(client: httpx.AsyncClient, todo: Iterator[Job[T]]) -> None:
+        async def worker(client: httpx.AsyncClient, todo: Iterator[Job[T]], put: Callable[[T], None]) -> None:
             for job in todo:
-                results.put((await job(client),))
+                put(await job(client))
 
-        async def work() -> None:
+        async def work(put: Callable[[T], None]) -> None:
             todo = iter(jobs)
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=concurrency)
-            async with (
-                httpx.AsyncClient(
-                    headers=self._headers(), timeout=self._timeout, limits=limits, verify=self._tls
-                ) as client,
-                asyncio.TaskGroup() as group,
-            ):
+            async with self._client(concurrency) as client, asyncio.TaskGroup() as group:
                 for _ in range(concurrency):
-                    group.create_task(worker(client, todo))
+                    group.create_task(worker(client, todo, put))
 
-        def thread_main() -> None:
-            try:
-                loop.run_until_complete(task)
-            except BaseExceptionGroup as group:
-                results.put(group.exceptions[0])
-            except BaseException as error:
-                results.put(error)
-            else:
-                results.put(None)
-            finally:
-                loop.close()
+        return pumped(work)
 
-        loop = asyncio.new_event_loop()
-        task = loop.create_task(work())
-        thread = threading.Thread(target=thread_main, name="workbench-client", daemon=True)
-        thread.start()
-        try:
-            while (result := results.get()) is not None:
-                if isinstance(result, BaseException):
-                    raise result
-                yield result[0]
-        finally:
-            with suppress(RuntimeError):  # the loop has ended by itself
-                loop.call_soon_threadsafe(task.cancel)
-            thread.join()
+    def relayed(self, job: Callable[[httpx.AsyncClient], AsyncGenerator[T]]) -> Iterator[T]:
+        """What one job gives, piece by piece as it comes; otherwise as `results`."""
+
+        async def work(put: Callable[[T], None]) -> None:
+            async with self._client(1) as client, aclosing(job(client)) as pieces:
+                async for piece in pieces:
+                    put(piece)
+
+        return pumped(work)
+
+    def _client(self, concurrency: int) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=concurrency)
+        return httpx.AsyncClient(headers=self._headers(), timeout=self._timeout, limits=limits, verify=self._tls)
 
     def scrub(self, text: str) -> str:
         """The text without the key: a server may repeat it in its errors, no message of ours does."""
@@ -215,7 +223,7 @@ class Servers:
     def _hold(endpoint: Endpoint, seconds: float) -> None:
         endpoint.free_at = max(endpoint.free_at, time.monotonic() + seconds)
 
-    def _object(self, response: httpx.Response) -> dict[str, Any]:
+    def _check(self, response: httpx.Response) -> None:
         if response.status_code in (401, 403):
             raise UserError(
                 f"The server at {response.url.copy_with(path='/')} refuses the API key, or wants one "
@@ -223,6 +231,9 @@ class Servers:
             )
         if not response.is_success:
             raise ServerError(self._status(response))
+
+    def _object(self, response: httpx.Response) -> dict[str, Any]:
+        self._check(response)
         try:
             content = response.json()
         except ValueError:
@@ -240,7 +251,8 @@ class Servers:
             words = error.get("message") or content.get("detail") or words
         return f"HTTP {response.status_code}: {self.scrub(str(words)[:500])}"
 
-    def _words(self, error: httpx.RequestError) -> str:
+    def words(self, error: httpx.RequestError) -> str:
+        """A lost connection or a time-out in words, without the key."""
         return self.scrub(f"{type(error).__name__}: {error}".removesuffix(": "))
 
 

@@ -10,14 +10,16 @@ import base64
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
 from workbench.adapters import check_embeddings
-from workbench.engines.answers import read_next
-from workbench.engines.client import ServerError, Servers
+from workbench.engines.answers import read_likely, read_next
+from workbench.engines.base import TokenScore
+from workbench.engines.client import Send, ServerError, Servers
 from workbench.engines.encode import Encoder
 from workbench.errors import UserError
 from workbench.models import check_adapter, load_tokenizer, model_folder, quiet_transformers
@@ -32,7 +34,10 @@ MAX_PROMPTS = 32
 MAX_IDS = 128
 """Tokens whose log-probability one HTTP request may ask for (vLLM's own bound)."""
 
+T = TypeVar("T")
 Tokens = tuple[int, ...]
+Step = tuple[Tokens, int]
+"""A token, behind those that are before it."""
 
 
 def is_soft(model: Model) -> bool:
@@ -76,17 +81,15 @@ class SoftPrompts:
         self._soft = read_soft_prompt(model, self._table.shape[1]).to(self._table.dtype)
         self.virtual = len(self._soft)
 
-    async def ask(
-        self, client: httpx.AsyncClient, request: Request, sampling: dict[str, Any]
-    ) -> tuple[dict[str, Any], float]:
-        """The answer to a request for samples, with their log-probabilities, and its seconds.
+    async def ask(self, send: Send[T], request: Request, sampling: dict[str, Any]) -> T:
+        """What is sent back to a request for samples with their log-probabilities.
 
         Raises:
             ServerError: it cannot be answered.
             UserError: as `Servers.post`, or the server takes no embeddings.
         """
         prompt = self._embeddings(self._encoder.encode(request))
-        return await self._post(client, {**sampling, "prompt_embeds": prompt, "logprobs": 0})
+        return await self._sent(send, {**sampling, "prompt_embeds": prompt, "logprobs": 0})
 
     async def count(self, client: httpx.AsyncClient, request: Request) -> int:
         """Tokens of the prompt, without the virtual ones.
@@ -104,19 +107,8 @@ class SoftPrompts:
             UserError: as `ask`, or a continuation has no tokens.
         """
         pairs = [self._encoder.encode_pair(request, text)[:2] for text in texts]
-        steps = [[(tuple(prompt + own[:i]), own[i]) for i in range(len(own))] for prompt, own in pairs]
-        wanted: dict[Tokens, set[int]] = {}  # continuations that begin alike share what is behind the beginning
-        for before, token in (step for own_steps in steps for step in own_steps):
-            wanted.setdefault(before, set()).add(token)
-        told: dict[tuple[Tokens, int], float] = {}
-        seconds = 0.0
-        for befores, ids in _parts(wanted):
-            body = {"prompt_embeds": [self._embeddings(before) for before in befores], "max_tokens": 1}
-            body |= {"temperature": 0, "logprobs": 0, "logprob_token_ids": ids}
-            answer, share = await self._post(client, body | {"return_tokens_as_token_ids": True})
-            seconds += share
-            for before, logprobs in zip(befores, read_next(answer, len(befores), ids), strict=True):
-                told |= {(before, token): logprob for token, logprob in logprobs.items()}
+        steps = [_steps(prompt, own) for prompt, own in pairs]
+        told, seconds = await self._scored(client, [step for own_steps in steps for step in own_steps])
         return [
             Completion(
                 index=i,
@@ -130,6 +122,48 @@ class SoftPrompts:
             for i, (text, (prompt, own), own_steps) in enumerate(zip(texts, pairs, steps, strict=True))
         ]
 
+    async def score_tokens(
+        self, client: httpx.AsyncClient, request: Request, text: str, top: int
+    ) -> tuple[TokenScore, ...]:
+        """Each token of one continuation, with the `top` most likely in its place.
+
+        Raises:
+            ServerError, UserError: as `score`.
+        """
+        prompt, own, _ = self._encoder.encode_pair(request, text)
+        steps = _steps(prompt, own)
+        told, _ = await self._scored(client, steps)
+        likely: list[tuple[tuple[int, float], ...]] = [()] * len(steps)
+        if top:  # asked for by themselves: a server that is asked for some tokens tells no others
+            likely = []
+            for start in range(0, len(steps), MAX_PROMPTS):
+                befores = [before for before, _ in steps[start : start + MAX_PROMPTS]]
+                answer, _ = await self._next(client, befores, {"logprobs": top})
+                likely += read_likely(answer, len(befores), top)
+        return tuple(TokenScore(step[1], told[step], beside) for step, beside in zip(steps, likely, strict=True))
+
+    async def _scored(self, client: httpx.AsyncClient, steps: Sequence[Step]) -> tuple[dict[Step, float], float]:
+        """The log-probability of each step's token behind what is before it, and the seconds of it."""
+        wanted: dict[Tokens, set[int]] = {}  # continuations that begin alike share what is behind the beginning
+        for before, token in steps:
+            wanted.setdefault(before, set()).add(token)
+        told: dict[Step, float] = {}
+        seconds = 0.0
+        for befores, ids in _parts(wanted):
+            answer, share = await self._next(client, befores, {"logprobs": 0, "logprob_token_ids": ids})
+            seconds += share
+            for before, logprobs in zip(befores, read_next(answer, len(befores), ids), strict=True):
+                told |= {(before, token): logprob for token, logprob in logprobs.items()}
+        return told, seconds
+
+    async def _next(
+        self, client: httpx.AsyncClient, befores: Sequence[Tokens], told: dict[str, Any]
+    ) -> tuple[dict[str, Any], float]:
+        """What is said of the token behind each of these, and the seconds of it."""
+        body = {"prompt_embeds": [self._embeddings(before) for before in befores], "max_tokens": 1}
+        body |= {"temperature": 0, "return_tokens_as_token_ids": True, **told}
+        return await self._sent(partial(self._servers.post, client), body)
+
     def _embeddings(self, tokens: Sequence[int]) -> str:
         """[virtual tokens; tokens] × hidden, as the server takes it: base64 of torch's own file format."""
         import torch
@@ -139,9 +173,9 @@ class SoftPrompts:
         torch.save(rows, file)
         return base64.b64encode(file.getvalue()).decode("ascii")
 
-    async def _post(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    async def _sent(self, send: Send[T], body: dict[str, Any]) -> T:
         try:
-            return await self._servers.post(client, "/v1/completions", {"model": self._name, **body})
+            return await send("/v1/completions", {"model": self._name, **body})
         except ServerError as error:
             if "--enable-prompt-embeds" not in str(error):
                 raise
@@ -149,6 +183,10 @@ class SoftPrompts:
                 "The server takes no embeddings, and a soft prompt can be sent in no other way. Start it with "
                 "--enable-prompt-embeds, for users whom you trust only: it loads the tensors that they send."
             ) from None
+
+
+def _steps(prompt: list[int], own: list[int]) -> list[Step]:
+    return [(tuple(prompt + own[:i]), token) for i, token in enumerate(own)]
 
 
 def _parts(wanted: Mapping[Tokens, set[int]]) -> Iterator[tuple[list[Tokens], list[int]]]:

@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
-from workbench.engines.answers import read_scores
-from workbench.engines.client import ServerError, Servers
+from workbench.engines.answers import read_scores, read_tokens
+from workbench.engines.base import TokenScore
+from workbench.engines.client import Send, ServerError, Servers
 from workbench.errors import UserError
 from workbench.types import Completion, Finish, Request
+
+T = TypeVar("T")
 
 CONTROL = re.compile(r"<[|｜][^<>]*[|｜]>|</?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[/?INST\]")
 """What the usual chat templates part turns with. A server reads it as control tokens wherever it stands."""
@@ -30,10 +33,8 @@ class TextPrompts:
         self._name = name
         self._label_tokens: dict[str, list[int]] = {}
 
-    async def ask(
-        self, client: httpx.AsyncClient, request: Request, sampling: dict[str, Any]
-    ) -> tuple[dict[str, Any], float]:
-        """The answer to a request for samples, with their log-probabilities, and its seconds.
+    async def ask(self, send: Send[T], request: Request, sampling: dict[str, Any]) -> T:
+        """What is sent back to a request for samples with their log-probabilities.
 
         Raises:
             ServerError: it cannot be answered, or the text looks like control tokens.
@@ -42,10 +43,8 @@ class TextPrompts:
         _check_no_control(message.content for message in request.messages)
         body = {"model": self._name, **sampling, **_said(request)}
         if request.style == "chat":
-            return await self._servers.post(
-                client, "/v1/chat/completions", body | {"logprobs": True, "top_logprobs": 0}
-            )
-        return await self._servers.post(client, "/v1/completions", body | {"logprobs": 0})
+            return await send("/v1/chat/completions", body | {"logprobs": True, "top_logprobs": 0})
+        return await send("/v1/completions", body | {"logprobs": 0})
 
     async def count(self, client: httpx.AsyncClient, request: Request) -> int:
         """Tokens of the prompt, also where its text would not be sent to be answered.
@@ -63,18 +62,41 @@ class TextPrompts:
             ServerError: one of them cannot be had, or the text looks like control tokens.
             UserError: as `Servers.post`, or a continuation has no tokens.
         """
-        _check_no_control([*(message.content for message in request.messages), *texts])
-        prompt = await self._tokenize(client, _said(request))
-        owns = [await self._own_tokens(client, request, prompt, text) for text in texts]
-        # echo with max_tokens=0 gives the log-probabilities of the prompt itself and draws nothing.
-        body: dict[str, Any] = {"model": self._name, "prompt": [prompt + own for own in owns]}
-        body |= {"max_tokens": 0, "echo": True, "logprobs": 0}
-        answer, seconds = await self._servers.post(client, "/v1/completions", body)
+        prompt, owns = await self._tokens(client, request, texts)
+        answer, seconds = await self._echoed(client, [prompt + own for own in owns], {"logprobs": 0})
         scores = read_scores(answer, len(prompt), owns)
         return [
             Completion(i, text, len(prompt), len(own), score, seconds / len(texts), Finish.SCORED)
             for i, (text, own, score) in enumerate(zip(texts, owns, scores, strict=True))
         ]
+
+    async def score_tokens(
+        self, client: httpx.AsyncClient, request: Request, text: str, top: int
+    ) -> tuple[TokenScore, ...]:
+        """Each token of one continuation, with the `top` most likely in its place.
+
+        Raises:
+            ServerError, UserError: as `score`.
+        """
+        prompt, [own] = await self._tokens(client, request, [text])
+        told = {"logprobs": top, "return_tokens_as_token_ids": True}
+        answer, _ = await self._echoed(client, [prompt + own], told)
+        return read_tokens(answer, len(prompt), own, top)
+
+    async def _tokens(
+        self, client: httpx.AsyncClient, request: Request, texts: Sequence[str]
+    ) -> tuple[list[int], list[list[int]]]:
+        """The prompt's tokens, and each continuation's behind them."""
+        _check_no_control([*(message.content for message in request.messages), *texts])
+        prompt = await self._tokenize(client, _said(request))
+        return prompt, [await self._own_tokens(client, request, prompt, text) for text in texts]
+
+    async def _echoed(
+        self, client: httpx.AsyncClient, prompts: list[list[int]], told: dict[str, Any]
+    ) -> tuple[dict[str, Any], float]:
+        """The prompts' own log-probabilities: `echo` with max_tokens=0 gives them and draws nothing."""
+        body: dict[str, Any] = {"model": self._name, "prompt": prompts, "max_tokens": 0, "echo": True}
+        return await self._servers.post(client, "/v1/completions", body | told)
 
     async def _own_tokens(
         self, client: httpx.AsyncClient, request: Request, prompt: list[int], text: str

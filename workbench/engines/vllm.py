@@ -6,7 +6,8 @@ a finished completion becomes a completion that finished with `error`: never an 
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,22 @@ from numpy.typing import NDArray
 
 from workbench.cost import ModelShape
 from workbench.engines.answers import read_samples
-from workbench.engines.base import Batch, sample_seed
+from workbench.engines.base import Batch, TokenScores, check_top, sample_seed
 from workbench.engines.client import ServerError, Servers
+from workbench.engines.served import (
+    Cards,
+    adapter_name,
+    base_card,
+    cards_of,
+    check_kind,
+    content_of,
+    is_local_adapter,
+    read_cards,
+)
 from workbench.engines.soft_client import SoftPrompts, is_soft
+from workbench.engines.stream_client import STREAMED, read_pieces
 from workbench.engines.text_client import TextPrompts
-from workbench.errors import UserError, check_range, unknown_name
-from workbench.models import check_adapter
-from workbench.own_kinds import OWN_KINDS
+from workbench.errors import UserError, check_range
 from workbench.types import Completion, Finish, Model, Request, Sampling
 
 MAX_N = 32
@@ -34,8 +44,9 @@ class VllmEngine:
     """Client of OpenAI-compatible servers that serve the same model.
 
     Args:
-        model: its served name is the adapter folder's name; the base where there is no adapter, or a soft
-            prompt, which is sent with every request.
+        model: its served name is the base's where there is no adapter, or a soft prompt, which is sent with
+            every request. An adapter whose folder is here has the name that ends in its content's hash, else its
+            folder's name, as one has that lies where the server is.
         endpoints: the servers' addresses, with or without `/v1`; they take turns.
         api_key: the key that the servers want, or None.
         served_name: the name in the servers' /v1/models, where it is another one.
@@ -73,14 +84,17 @@ class VllmEngine:
         check_range("timeout", timeout, 0, 86400, open_low=True)
         check_range("retries", retries, 0, 100)
         check_range("backoff", backoff, 0, 60)
-        _check_kind(model)
-        soft = is_soft(model)
-        self._name = served_name or (Path(model.adapter).name if model.adapter and not soft else model.base)
-        self._concurrency = concurrency
+        check_kind(model)
         self._servers = Servers(endpoints, api_key, timeout, retries, backoff)
-        self._prompts = (
-            SoftPrompts(model, self._servers, self._name) if soft else TextPrompts(self._servers, self._name)
-        )
+        self._concurrency = concurrency
+        self._adapter = model.adapter
+        self._told: str | None = served_name or model.base
+        self._soft: SoftPrompts | None = None
+        if is_soft(model):
+            self._soft = SoftPrompts(model, self._servers, self._told)
+        elif model.adapter and not served_name:
+            # The name of one that is here is the servers' to tell; one that is theirs has its folder's.
+            self._told = None if is_local_adapter(model) else Path(model.adapter).name
 
     @cached_property
     def version(self) -> str:
@@ -92,9 +106,7 @@ class VllmEngine:
             UserError: no endpoint answers, or one does not serve the model.
         """
         # The root is the folder or Hub id behind the name: two models served under one name differ in it.
-        versions = {
-            f"{self._software(url)}, {card.get('root') or self._name}" for url, card in self._cards.items()
-        }
+        versions = {f"{self._software(url)}, {self._content(url)}" for url in self._cards}
         return " + ".join(sorted(versions))
 
     @cached_property
@@ -106,28 +118,27 @@ class VllmEngine:
         Raises:
             UserError: as `version`.
         """
-        told = [card.get("max_model_len") for card in self._cards.values()]
+        told = [base_card(self._name, self._served[url]).get("max_model_len") for url in self._cards]
         lengths = [length for length in told if isinstance(length, int) and length > 0]
         return min(lengths) - self._prompts.virtual if lengths else None
 
     @cached_property
-    def _cards(self) -> dict[str, dict[str, Any]]:
+    def _served(self) -> dict[str, Cards]:
+        return read_cards(self._servers)
+
+    @cached_property
+    def _name(self) -> str:
+        """What the servers know the model by."""
+        return self._told or adapter_name(self._adapter or "", self._served)
+
+    @cached_property
+    def _cards(self) -> Cards:
         """What each endpoint that answers tells about the model."""
-        found: dict[str, dict[str, Any]] = {}
-        failures = []
-        for url in self._servers.urls:
-            try:
-                models = self._servers.get(f"{url}/v1/models").get("data") or []
-            except ServerError as error:
-                failures.append(f"{url}: {error}")
-                continue
-            cards = {str(card.get("id")): card for card in models if isinstance(card, dict)}
-            if self._name not in cards:
-                raise unknown_name(f"model at {url}", self._name, cards)
-            found[url] = cards[self._name]
-        if not found:
-            raise UserError(f"No server answers. {'; '.join(failures)}. Is it started, and is it loaded?")
-        return found
+        return cards_of(self._name, self._served)
+
+    @cached_property
+    def _prompts(self) -> SoftPrompts | TextPrompts:
+        return self._soft or TextPrompts(self._servers, self._name)
 
     def count_tokens(self, requests: Sequence[Request]) -> list[int]:
         """Tokens of each request's prompt, the chat template's among them, a soft prompt's not.
@@ -138,7 +149,7 @@ class VllmEngine:
             UserError: the key is refused, or no endpoint can be reached any more.
         """
         jobs = (partial(self._count, place, request) for place, request in enumerate(requests))
-        counts = dict(self._servers.stream(jobs, self._concurrency))
+        counts = dict(self._servers.results(jobs, self._concurrency))
         return [counts[place] for place in range(len(requests))]
 
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Batch]:
@@ -153,7 +164,7 @@ class VllmEngine:
             for request in requests
             for run in _runs(request.indices, largest)
         )
-        return self._servers.stream(jobs, self._concurrency)
+        return self._servers.results(jobs, self._concurrency)
 
     def logprobs(self, requests: Sequence[Request], continuations: Sequence[Sequence[str]]) -> Iterator[Batch]:
         """Log-probability of each continuation right after its request's prompt; a batch is one request.
@@ -165,7 +176,30 @@ class VllmEngine:
             partial(self._score, request, tuple(texts))
             for request, texts in zip(requests, continuations, strict=True)
         )
-        return self._servers.stream(jobs, self._concurrency)
+        return self._servers.results(jobs, self._concurrency)
+
+    def token_logprobs(
+        self, requests: Sequence[Request], continuations: Sequence[str], top: int = 0
+    ) -> Iterator[list[tuple[str, TokenScores]]]:
+        """Each token of each continuation; a batch is one request.
+
+        Raises:
+            UserError: as `logprobs`, or `top` is out of its range.
+        """
+        check_top(top)
+        jobs = (
+            partial(self._score_tokens, request, text, top)
+            for request, text in zip(requests, continuations, strict=True)
+        )
+        return self._servers.results(jobs, self._concurrency)
+
+    def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
+        """The pieces of one sample as the server sends them; no more than `timeout` seconds between two.
+
+        Raises:
+            UserError: the key is refused, or no endpoint can be reached.
+        """
+        return self._servers.relayed(partial(self._stream, request, sampling))
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Not here.
@@ -191,20 +225,9 @@ class VllmEngine:
             return place, 0
 
     async def _draw(self, request: Request, run: range, sampling: Sampling, client: httpx.AsyncClient) -> Batch:
-        body = {
-            "n": len(run),
-            "seed": sample_seed(sampling.seed, request.id, run.start),
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            # Said although they change nothing: a server may take other defaults from the model's folder.
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-            "max_tokens": sampling.max_tokens,
-            "stop": list(sampling.stop),
-        }
+        body = _body(request, run, sampling)
         try:
-            answer, seconds = await self._prompts.ask(client, request, body)
+            answer, seconds = await self._prompts.ask(partial(self._servers.post, client), request, body)
             completions = read_samples(answer, run, seconds)
         except ServerError as error:
             completions = self._failed(error, dict.fromkeys(run, ""))
@@ -218,21 +241,50 @@ class VllmEngine:
             completions = self._failed(error, dict(enumerate(texts)))
         return [(request.id, completion) for completion in completions]
 
+    async def _score_tokens(
+        self, request: Request, text: str, top: int, client: httpx.AsyncClient
+    ) -> list[tuple[str, TokenScores]]:
+        try:
+            scores = TokenScores(await self._prompts.score_tokens(client, request, text, top))
+        except ServerError as error:
+            scores = TokenScores((), self._servers.scrub(str(error)))
+        return [(request.id, scores)]
+
+    async def _stream(
+        self, request: Request, sampling: Sampling, client: httpx.AsyncClient
+    ) -> AsyncGenerator[str | Completion]:
+        index = request.indices[0]
+        body = _body(request, range(index, index + 1), sampling) | STREAMED
+        try:
+            response = await self._prompts.ask(partial(self._servers.open, client), request, body)
+        except ServerError as error:
+            yield self._failed(error, {index: ""})[0]
+            return
+        async with aclosing(response), aclosing(read_pieces(self._servers, response, index)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def _content(self, url: str) -> str:
+        return content_of(self._name, self._served[url], self._adapter if self._told is None else None)
+
     def _failed(self, error: ServerError, texts: dict[int, str]) -> list[Completion]:
         reason = self._servers.scrub(str(error))
         return [Completion(i, text, finish=Finish.ERROR, error=reason) for i, text in texts.items()]
 
 
-def _check_kind(model: Model) -> None:
-    """Refuse an adapter that only the workbench itself can read, where its folder is here to be looked at."""
-    if model.adapter is None or not (Path(model.adapter) / "adapter_config.json").is_file():
-        return
-    kind = check_adapter(model.adapter).get("peft_type")
-    if kind in OWN_KINDS:
-        raise UserError(
-            f"The adapter {model.adapter!r} is of the kind {kind}, which no server reads: what answered would be "
-            "another model. Use the engine hf."
-        )
+def _body(request: Request, run: range, sampling: Sampling) -> dict[str, Any]:
+    return {
+        "n": len(run),
+        "seed": sample_seed(sampling.seed, request.id, run.start),
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        # Said although they change nothing: a server may take other defaults from the model's folder.
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "max_tokens": sampling.max_tokens,
+        "stop": list(sampling.stop),
+    }
 
 
 def _runs(indices: Sequence[int], largest: int) -> Iterator[range]:
