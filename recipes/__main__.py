@@ -31,6 +31,7 @@ RECIPES = {
     "publish": ("recipes.publish", "a run's model as a folder for the Hub, sent there on request"),
     "evaluate": ("recipes.evaluate", "measure any System: a run's, or a system.json"),
     "sample": ("recipes.sample", "n answers to every prompt of a file, into a JSONL file"),
+    "chat": ("recipes.chat", "talk with a model in the terminal"),
     "compare": ("recipes.compare", "two or more runs on the questions they share, with paired tests"),
     "parity": ("recipes.parity", "whether a model merged, served or quantised is what was trained"),
     "export": ("recipes.export", "the store's completions or runs' outcomes as JSONL, CSV or Parquet"),

@@ -156,12 +156,12 @@ class Sampling:
         UserError: a value is NaN, infinite or out of its range; the message names the field.
     """
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0  # 0 keeps every token
-    max_tokens: int = LONGEST
-    stop: tuple[str, ...] = ()
-    seed: int = 0
+    temperature: float = 1.0  # 0 takes the most likely token
+    top_p: float = 1.0  # keeps the likeliest tokens, until their probabilities add up to this
+    top_k: int = 0  # keeps so many of the likeliest tokens; 0 keeps every one
+    max_tokens: int = LONGEST  # of an answer
+    stop: tuple[str, ...] = ()  # strings that end an answer
+    seed: int = 0  # another seed draws other samples
 
     def __post_init__(self) -> None:
         check_range("temperature", self.temperature, 0, 100)

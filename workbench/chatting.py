@@ -1,0 +1,243 @@
+"""Talking with a model: a conversation, and answers that come piece by piece and stop when they are told to.
+
+An engine streams in a thread of its own, because a forward pass or a silent server cannot be interrupted: who
+listens is told at once that an answer has stopped, and the thread ends the generation at its next piece.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from workbench.command import Flat
+from workbench.engines.base import Engine
+from workbench.errors import UserError
+from workbench.model_flags import ModelFlags
+from workbench.types import Completion, Finish, Message, Request, Sampling, text_hash
+
+End = Literal["stop", "length", "stopped", "error"]
+"""Why an answer ended: by itself, by its limit, by the person, by a failure."""
+
+Pieces = Generator[str | Completion, None, None]
+
+
+@dataclass(frozen=True)
+class ChatFlags:
+    """Who is talked with, and how answers are drawn.
+
+    Attributes:
+        model: who answers.
+        sampling: how answers are drawn.
+        system_prompt: what the model is told first; by default its own template says.
+    """
+
+    model: Flat[ModelFlags] = field(default_factory=ModelFlags)
+    sampling: Flat[Sampling] = field(default_factory=lambda: Sampling(temperature=0.7, max_tokens=512))
+    system_prompt: str | None = None
+
+    def speaker(self) -> "Speaker":
+        """The model, to be opened at the first question."""
+        in_process = self.model.engine.engine == "hf"
+        return Speaker(self.model.open, self.sampling, at_once=1 if in_process else 8)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer.
+
+    Attributes:
+        question: what was asked.
+        answer: exactly as generated.
+        end: why it ended.
+        prompt_tokens, completion_tokens: by the engine's count; 0 where the answer did not come to its end.
+        seconds: from the question to the answer's end.
+        error: what went wrong, where `end` is `error`.
+    """
+
+    question: str
+    answer: str
+    end: End
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
+@dataclass
+class Conversation:
+    """What was said so far. Failed answers are not in it, so that the next question is not asked behind them.
+
+    Attributes:
+        system_prompt: what the model is told first; None leaves it to the model's template.
+        turns: questions with their answers.
+        asked: questions since the beginning, those before a `clear` too: the same question gets another sample.
+    """
+
+    system_prompt: str | None = None
+    turns: list[Turn] = field(default_factory=list)
+    asked: int = 0
+
+    def ask(self, question: str) -> Request:
+        """The request for the answer to one more question."""
+        messages = (*self._messages(), Message("user", question))
+        said = "\0".join(f"{message.role}\0{message.content}" for message in messages)
+        self.asked += 1
+        return Request(text_hash(said), messages, indices=(self.asked - 1,))
+
+    def keep(self, turn: Turn) -> bool:
+        """Remember a turn, and tell whether it is one: an answer that failed, or of which nothing came, is not."""
+        kept = turn.end != "error" and bool(turn.answer)
+        if kept:
+            self.turns.append(turn)
+        return kept
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.turns.clear()
+
+    def row(self) -> dict[str, Any]:
+        """The conversation as a row of data, which `workbench sample` and the tuning recipes read."""
+        messages: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in self._messages()]
+        answers = [message for message in messages if message["role"] == "assistant"]
+        for message, turn in zip(answers, self.turns, strict=True):
+            message |= {"finish": turn.end, "tokens": turn.completion_tokens or None}
+        return {"messages": messages}
+
+    def _messages(self) -> tuple[Message, ...]:
+        first = () if self.system_prompt is None else (Message("system", self.system_prompt),)
+        pairs = ((Message("user", t.question), Message("assistant", t.answer)) for t in self.turns)
+        return (*first, *(message for pair in pairs for message in pair))
+
+
+class Speaker:
+    """The model that is talked with; its engine is opened when it is first needed.
+
+    Args:
+        open: opens the engine.
+        sampling: how answers are drawn.
+        at_once: how many answers the engine may give at the same time; others wait.
+    """
+
+    def __init__(self, open: Callable[[], Engine], sampling: Sampling, at_once: int = 1) -> None:
+        self.sampling, self.at_once = sampling, at_once
+        self._open, self._opening = open, threading.Lock()
+        self._engine: Engine | None = None
+        self._turns = threading.BoundedSemaphore(at_once)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, opened by the first who asks.
+
+        Raises:
+            UserError: it cannot be opened; the next who asks tries again.
+        """
+        with self._opening:
+            if self._engine is None:
+                self._engine = self._open()
+            return self._engine
+
+    def answer(self, request: Request, hear: Callable[[str | None], None]) -> "Answer":
+        """An answer, not yet started.
+
+        Args:
+            request: what is asked.
+            hear: called in the answer's thread with every piece of its text, and with None at its end; also
+                from `Answer.stop`.
+        """
+        return Answer(request, lambda: self._pieces(request), hear)
+
+    def close(self) -> None:
+        """Free the model."""
+        with self._opening:
+            if self._engine is not None:
+                self._engine.close()
+                self._engine = None
+
+    def _pieces(self, request: Request) -> Pieces:
+        with self._turns:
+            engine, sampling = self.engine, self.sampling
+            if engine.context is not None:
+                [used] = engine.count_tokens([request])
+                room = engine.context - used
+                if room < 1:
+                    raise UserError(
+                        f"The conversation has {used:,} tokens, and the model reads {engine.context:,} with its "
+                        "answer. Begin anew, or ask something shorter."
+                    )
+                sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
+            yield from engine.stream(request, sampling)
+
+
+class Answer:
+    """One answer on its way. What `hear` was given, joined, is its turn's text."""
+
+    def __init__(
+        self,
+        request: Request,
+        speak: Callable[[], Pieces],
+        hear: Callable[[str | None], None],
+    ) -> None:
+        self._request, self._speak, self._hear = request, speak, hear
+        self._text: list[str] = []
+        self._turn: Turn | None = None
+        self._bug: BaseException | None = None
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="workbench-answer", daemon=True)
+
+    def start(self) -> None:
+        """Begin. Apart from making it, so that a Ctrl-C in here finds an answer to stop."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the answer with what came so far; the generation itself ends at its next piece."""
+        self._end("stopped")
+
+    def turn(self) -> Turn:
+        """The finished turn, once `hear` was given None. An exception that is a bug is raised here."""
+        if self._bug is not None:
+            raise self._bug
+        assert self._turn is not None, "the answer has not ended"
+        return self._turn
+
+    def join(self, seconds: float) -> None:
+        """Wait until the generation has ended, but no longer than that."""
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        try:
+            with closing(self._speak()) as pieces:
+                for piece in pieces:
+                    if isinstance(piece, Completion):
+                        self._end(_END[piece.finish], piece)
+                    elif not self._said(piece):
+                        break
+            self._end("error", error="The engine's answer has no end.")
+        except UserError as error:
+            self._end("error", error=str(error))
+        except BaseException as error:
+            self._bug = error
+            self._end("error", error=f"{type(error).__name__}: {error}")
+
+    def _said(self, piece: str) -> bool:
+        with self._lock:
+            if self._turn is None:
+                self._text.append(piece)
+                self._hear(piece)
+            return self._turn is None
+
+    def _end(self, end: End, told: Completion | None = None, error: str = "") -> None:
+        with self._lock:
+            if self._turn is not None:  # only the first end counts
+                return
+            counts = (told.prompt_tokens, told.completion_tokens) if told else (0, 0)
+            seconds = time.monotonic() - self._started
+            error = error or (told.error or "" if told else "")
+            question = self._request.messages[-1].content
+            self._turn = Turn(question, "".join(self._text), end, *counts, seconds, error)
+            self._hear(None)
+
+
+_END: dict[Finish, End] = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.ERROR: "error"}
