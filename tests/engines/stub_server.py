@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -30,6 +31,10 @@ class Handler(BaseHTTPRequestHandler):
                 {"id": name, "root": f"/models/{name}", "max_model_len": self.server.context}
                 for name in self.server.names
             ]
+            cards += [
+                {"id": name, "root": f"/adapters/{name}", "parent": self.server.names[0]}
+                for name in self.server.adapters
+            ]
             self.reply(200, {"object": "list", "data": cards})
         else:
             self.reply(404, {"detail": "Not Found"})
@@ -41,6 +46,8 @@ class Handler(BaseHTTPRequestHandler):
             fault = self.server.faults.pop(0) if self.server.faults else self.server.always
         if fault:
             fault(self, body)
+        elif self.authorized() and body.get("stream"):
+            streamed()(self, body)
         elif self.authorized():
             self.reply(200, good_answer(self.path, body))
 
@@ -60,6 +67,17 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def until_left(self) -> None:
+        """Wait until the client closes the connection."""
+        self.connection.settimeout(10)
+        with suppress(ConnectionError):
+            assert self.connection.recv(1) == b"", "the client said more"
+        self.server.left.release()
+        self.close_connection = True
+
     def log_message(self, *args: object) -> None:
         """Quiet."""
 
@@ -73,6 +91,8 @@ class StubServer(ThreadingHTTPServer):
         self.key = key
         self.is_vllm = True
         self.context: int | None = 2048
+        self.adapters: tuple[str, ...] = ()  # served names of adapters on the first model
+        self.left = threading.Semaphore(0)  # released for every client that closed its connection
         self.faults: list[Fault] = []
         self.always: Fault | None = None  # once `faults` are used up
         self.calls: list[tuple[float, str, dict[str, Any]]] = []  # (time, path, body) of every POST
@@ -106,14 +126,17 @@ def good_answer(path: str, body: dict[str, Any]) -> dict[str, Any]:
         text = body["prompt"] if "prompt" in body else "".join(m["content"] for m in body["messages"])
         return {"tokens": [ord(character) for character in text]}
     if body.get("echo"):
-        scored = [[None, *[-0.5 * (token % 7) for token in prompt[1:]]] for prompt in body["prompt"]]
-        choices = [
-            {"index": i, "text": "", "logprobs": {"token_logprobs": scores}, "finish_reason": "length"}
-            for i, scores in enumerate(scored)
-        ]
+        choices = []
+        for i, prompt in enumerate(body["prompt"]):
+            own = [{f"token_id:{token}": -0.5 * (token % 7)} for token in prompt]
+            scores = [score for place in own for score in place.values()]
+            told = [likeliest(body["logprobs"]) | place for place in own]
+            logprobs = {"token_logprobs": [None, *scores[1:]], "top_logprobs": [None, *told[1:]]}
+            choices.append({"index": i, "text": "", "logprobs": logprobs, "finish_reason": "length"})
         return {"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
-    if "logprob_token_ids" in body:
-        told = {f"token_id:{token}": -0.5 * (token % 7) for token in body["logprob_token_ids"]}
+    if isinstance(body.get("prompt_embeds"), list):
+        ids = body.get("logprob_token_ids")
+        told = {f"token_id:{token}": -0.5 * (token % 7) for token in ids or ()} or likeliest(body["logprobs"])
         choices = [
             {"index": i, "text": "x", "logprobs": {"top_logprobs": [told]}, "finish_reason": "length"}
             for i in range(len(body["prompt_embeds"]))
@@ -132,6 +155,30 @@ def good_answer(path: str, body: dict[str, Any]) -> dict[str, Any]:
         choices.append(choice)
     total = sum(len(f"seed {body['seed'] + i}") for i in range(body["n"]))
     return {"choices": choices, "usage": {"prompt_tokens": 11, "completion_tokens": total}}
+
+
+def likeliest(count: int) -> dict[str, float]:
+    """The most likely tokens of any place: 1000, 1001, …, told from the least likely on."""
+    return {f"token_id:{1000 + k}": -0.25 - k for k in reversed(range(count))}
+
+
+def good_events(path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a healthy server streams: the good answer a character an event, its end, and what it counted."""
+    whole = good_answer(path, body)
+    text = f"seed {body['seed']}"
+    events: list[dict[str, Any]] = []
+    if path == "/v1/chat/completions":
+        events.append({"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None})
+    for character in text:
+        if path == "/v1/chat/completions":
+            logprobs: Any = {"content": [{"token": character, "logprob": -0.5}]}
+            events.append({"index": 0, "delta": {"content": character}, "logprobs": logprobs})
+        else:
+            logprobs = {"token_logprobs": [-0.5]}
+            events.append({"index": 0, "text": character, "logprobs": logprobs})
+    events[-1]["finish_reason"] = "stop"
+    chunks: list[dict[str, Any]] = [{"choices": [event]} for event in events]
+    return [*chunks, {"choices": [], "usage": whole["usage"]}]
 
 
 # --- faults -----------------------------------------------------------------------------------------
@@ -157,6 +204,47 @@ def edited(edit: Callable[[dict[str, Any]], object]) -> Fault:
         handler.reply(200, answer)
 
     return fault
+
+
+def streamed(
+    edit: Callable[[list[Any]], object] = lambda events: None, *, end: str = "whole", done: bool = True
+) -> Fault:
+    """Good events after `edit` has changed them, in place; bytes among them are sent as they are.
+
+    Args:
+        edit: changes the list of events.
+        end: `whole` ends the stream as it should be, `cut` closes the connection, `reset` resets it, `hang` says
+            nothing more until the client leaves.
+        done: whether `[DONE]` is said.
+    """
+
+    def fault(handler: Handler, body: dict[str, Any]) -> None:
+        events: list[Any] = good_events(handler.path, body)
+        edit(events)
+        handler.send_response(200)
+        handler.send_header("content-type", "text/event-stream; charset=utf-8")
+        handler.send_header("transfer-encoding", "chunked")
+        handler.end_headers()
+        for event in [*events, *([b"data: [DONE]\n\n"] if done and end == "whole" else [])]:
+            if isinstance(event, bytes):
+                handler.chunk(event)
+            else:
+                handler.chunk(b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n")
+        if end == "whole":
+            handler.wfile.write(b"0\r\n\r\n")
+        elif end == "cut":
+            handler.close_connection = True
+        elif end == "reset":
+            reset(handler, body)
+        else:
+            handler.until_left()
+
+    return fault
+
+
+def waits(handler: Handler, body: dict[str, Any]) -> None:
+    """No answer, until the client leaves."""
+    handler.until_left()
 
 
 def reset(handler: Handler, body: dict[str, Any]) -> None:

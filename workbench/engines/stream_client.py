@@ -51,7 +51,8 @@ class _Sample:
 
     def _choice(self, choice: dict[str, Any]) -> str:
         said = choice["delta"].get("content") if "delta" in choice else choice["text"]
-        if not isinstance(said, str | None):
+        reason = choice.get("finish_reason")
+        if not isinstance(said, str | None) or not isinstance(reason, str | None):
             raise TypeError("no text")
         told = choice.get("logprobs") or {}
         chat = told.get("content") or ()
@@ -59,7 +60,7 @@ class _Sample:
         if not all(math.isfinite(score) for score in scores):
             raise ValueError("a log-probability is not finite")
         self.scores += scores
-        self.reason = choice.get("finish_reason") or self.reason
+        self.reason = reason or self.reason
         return said or ""
 
     def completion(self, index: int, seconds: float, problem: str | None) -> Completion:
