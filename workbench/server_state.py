@@ -38,6 +38,9 @@ class Canary:
     bound: float
     words: str
 
+    def __str__(self) -> str:
+        return f"{self.served}, {self.check}: {self.value:.3f}, at most {self.bound:g}. {self.words}"
+
     @property
     def passed(self) -> bool:
         """Whether it is within its bound; NaN is not."""
@@ -64,7 +67,7 @@ class ServerState:
     """One server.
 
     Attributes:
-        url: as clients write it.
+        url: by which this machine reaches it.
         host: the address it listens on.
         port: a folder's name as well.
         model: the base, under the name it is served by: what `--model` said.
@@ -76,7 +79,9 @@ class ServerState:
         python: the interpreter that runs it.
         version: vLLM's, with its build: `0.32.0 cpu`.
         command: its command line.
+        dtype: of the weights.
         max_lora_rank: the largest rank that it takes; 0 where it takes no LoRA.
+        room: how many LoRAs may be loaded into it, ever; None where there is no bound.
         prompt_embeds: whether it takes embeddings, and so soft prompts.
         started: ISO time.
         health: `unhealthy` is one that answers, and fails its canaries.
@@ -97,7 +102,9 @@ class ServerState:
     python: str
     version: str
     command: tuple[str, ...]
+    dtype: str
     max_lora_rank: int
+    room: int | None
     prompt_embeds: bool
     started: str
     health: Health = "starting"
