@@ -61,8 +61,8 @@ def remarks(rows: Sequence[Row], config: Config, looks: int) -> list[str]:
         "a token, 95 % interval by bootstrap over questions. The token that ends an answer is not among them.",
         f"KL: of the reference's next token from the system's, nats a token, over the {TOP} likeliest tokens that "
         "both tell and one event for all the rest: a lower bound of the divergence over all tokens.",
-        "parts at: the median token at which differing answers part. tokens/s: of the greedy pass; answers that were "
-        "stored before keep the time that they took then.",
+        "parts at: the median token at which differing answers part. tokens/s: of the greedy pass; answers that "
+        "were stored before keep the time that they took then.",
     ]
     tests = sorted({row.comparison.test for row in rows if row.comparison is not None})
     if tests:

@@ -4,6 +4,7 @@ What a model, a data set or a person wrote goes through `visible` and Jinja's es
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
@@ -69,7 +70,7 @@ def write_page(
             "Systems looked at": f"{looks:,}" if first.split == "test" else "",
         },
         summary=summary(rows),
-        rows=[{**cells_of(row), "row": row, "bounds": config.of(row.side.bounds)} for row in rows],
+        rows=[{**cells_of(row), "row": row, "pieces": re.split(r"(?<=[,/])", row.side.name)} for row in rows],
         with_forgetting=True,  # the ladder's style: a wide table turns into cards early
         charts=_charts(rows),
         key=[row.side.name for row in rows[1:]],
@@ -129,27 +130,29 @@ MARGIN = {"left": 54, "right": 14, "top": 14, "bottom": 46}
 
 
 def _charts(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Drift over an answer's tokens, and how much of them moved how far; none where nothing was scored."""
+    """Drift over an answer's tokens, and how many of them moved how far; without those that have no point."""
     told = [[q.deltas for q in r.distance.questions if q.deltas] if r.distance else [] for r in rows[1:]]
-    if not any(told):
-        return []
-    places = [_by_place(deltas) for deltas in told]
-    moved = [_moved(deltas) for deltas in told]
-    sizes = ((960, 340), (328, 300))
-    return [
+    drawn: list[dict[str, Any]] = [
         {
             "id": "places",
             "title": "Drift over an answer",
             "note": "Mean |Δ log-probability| of the tokens at each place of the reference's answers, over at "
             f"least {THINNEST} questions.",
-            "drawn": [_drawn(places, *size, x="token of the answer", y="nats") for size in sizes],
+            "lines": [_by_place(deltas) for deltas in told],
+            "axes": {"x": "token of the answer", "y": "nats"},
         },
         {
             "id": "moved",
             "title": "How far the tokens moved",
             "note": "Share of the reference's tokens whose log-probability is off by at least so much.",
-            "drawn": [_drawn(moved, *size, x="|Δ|, nats, log scale", y="share", log=True) for size in sizes],
+            "lines": [_moved(deltas) for deltas in told],
+            "axes": {"x": "|Δ|, nats, log scale", "y": "share", "log": True},
         },
+    ]
+    return [
+        chart | {"drawn": [_drawn(chart["lines"], *size, **chart["axes"]) for size in ((960, 340), (328, 300))]}
+        for chart in drawn
+        if any(chart["lines"])
     ]
 
 
@@ -171,7 +174,7 @@ def _moved(questions: Sequence[Sequence[float]]) -> Points:
     sizes = [abs(delta) for deltas in questions for delta in deltas]
     if not sizes:
         return []
-    grid = [10 ** (quarter / 4) for quarter in range(-20, 9)]
+    grid = [10 ** (quarter / 4) for quarter in range(-16, 9)]
     shares = [(at, sum(size >= at for size in sizes) / len(sizes)) for at in grid]
     last = next((i for i, (_, share) in enumerate(shares) if share == 0), len(shares) - 1)
     return shares[: last + 1]
@@ -194,7 +197,8 @@ def _drawn(
         return MARGIN["left"] + wide * right, MARGIN["top"] + tall * (1 - py / y_ticks[-1])
 
     if log:
-        x_ticks = [10.0**power for power in range(math.ceil(low), math.floor(high) + 1)]
+        step = max(1, math.ceil((high - low) / (wide / 60)))
+        x_ticks = [10.0**power for power in range(math.floor(high), math.ceil(low) - 1, -step)]
     else:
         step = max(1, math.ceil((high - low) / (wide / 60)))
         x_ticks = [float(at) for at in range(math.ceil(low), math.floor(high) + 1, step)]

@@ -43,13 +43,16 @@ class Bounds:
 class Config:
     """The two sets of bounds.
 
+    Of a model of 135M parameters, float32 lies 0.017 nats a token (KL 0.0008) from bfloat16, NF4 0.29 (0.18) and a
+    base whose adapter was forgotten 0.39 (0.38); the larger a model, the less its rounding moves it.
+
     Attributes:
         same: of the same weights elsewhere: merged, served, in another precision.
         quantised: of weights that were rounded (quantization, or a model folder that says so).
     """
 
     same: Bounds = field(default_factory=lambda: Bounds(drift=0.05, kl=0.005, points=3.0))
-    quantised: Bounds = field(default_factory=lambda: Bounds(drift=0.4, kl=0.2, points=5.0))
+    quantised: Bounds = field(default_factory=lambda: Bounds(drift=0.4, kl=0.25, points=5.0))
 
     def of(self, kind: Kind) -> Bounds:
         """One of the two by its name."""
