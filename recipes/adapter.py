@@ -36,7 +36,7 @@ class Config:
         adapter: an adapter's folder, in place of a run.
         model: the base that `adapter` is for; by default smollm2-135m-instruct (embedded).
         revision: of a Hub id.
-        quantization: `nf4` for an adapter that was learned beside weights in 4 bits (QLoRA).
+        quantization: `nf4` or `int8` for an adapter that was learned beside weights in 4 or 8 bits (QLoRA).
         merged: for `unmerge`, the folder that `merge` made.
         dtype: what the weights are stored in; by default what the base's are. All sums are in float32.
         runs: folder of all runs.
@@ -49,7 +49,7 @@ class Config:
     adapter: Path | None = None
     model: str = EMBEDDED
     revision: str | None = None
-    quantization: Literal["nf4"] | None = None
+    quantization: Literal["nf4", "int8"] | None = None
     merged: Path | None = None
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     runs: Path = Path("runs")
@@ -92,7 +92,7 @@ def _unmerge(model: Model, merged: Path, config: Config) -> Path:
     done = unmerge(merged, str(model.adapter), config.out, config.dtype, base)
     print(f"{done.folder}: {merged} less {model.adapter}, stored in {done.dtype}")
     if base is not None:
-        name = f"{base.base} in NF4, dequantised" if base.quantization else base.base
+        name = f"{base.base} in {base.quantization}, dequantised" if base.quantization else base.base
         print(f"Against the base, {name}: {done.unequal:,} weights differ, by {done.weights:.2g} at most,")
         print(f"and on three texts a logit by {done.logits:.2g} at most.")
     return done.folder

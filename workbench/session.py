@@ -37,7 +37,8 @@ class Setup:
         model: smollm2-135m-instruct (embedded), a local folder, a Hub id, or the name on a server.
         revision: of a Hub id.
         adapter: a folder with an adapter in PEFT's format.
-        quantization: nf4 loads the model's linear layers in 4 bits (engine hf); by default as they are.
+        quantization: nf4 or int8 loads the model's linear layers in 4 or 8 bits (engine hf); by default as they
+            are stored.
         prompt: a prompt's name (`workbench prompts` lists them) or a .yaml file; by default the task's own.
         prompt_args: values of the prompt's own variables, as name=value (`workbench prompts show NAME` lists
             them); a value that an example itself brings comes first.
@@ -55,7 +56,7 @@ class Setup:
     model: str = EMBEDDED
     revision: str | None = None
     adapter: str | None = None
-    quantization: Literal["nf4"] | None = None
+    quantization: Literal["nf4", "int8"] | None = None
     prompt: str | None = None
     prompt_args: tuple[str, ...] = ()
     questions: int | None = None
