@@ -28,7 +28,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, {"version": "0.32.0"})
         elif self.path == "/v1/models" and self.authorized():
             cards = [
-                {"id": name, "root": f"/models/{name}", "max_model_len": self.server.context}
+                {"id": name, "root": f"{self.server.root}/{name}", "max_model_len": self.server.context}
                 for name in self.server.names
             ]
             cards += [
@@ -91,6 +91,7 @@ class StubServer(ThreadingHTTPServer):
         self.key = key
         self.is_vllm = True
         self.context: int | None = 2048
+        self.root = "/models"
         self.adapters: tuple[str, ...] = ()  # served names of adapters on the first model
         self.left = threading.Semaphore(0)  # released for every client that closed its connection
         self.faults: list[Fault] = []

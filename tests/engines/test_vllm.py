@@ -480,6 +480,53 @@ def test_a_prompt_or_a_continuation_without_tokens(server: StubServer) -> None:
         list(engine.logprobs([ask()], [[""]]))
 
 
+# --- scores of tokens -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", ["chat", "text"])
+@pytest.mark.parametrize("top", [0, 3, 20])
+def test_the_tokens_of_a_continuation_add_up_to_its_score(server: StubServer, style: str, top: int) -> None:
+    engine, texts = engine_for(server), [" yes", " n"]
+    asked = [ask(str(i), style=style) for i in range(2)]
+    sums = {id: c.logprob for batch in engine.logprobs(asked, [[text] for text in texts]) for id, c in batch}
+    found = dict(pair for batch in engine.token_logprobs(asked, texts, top) for pair in batch)
+    for request, text in zip(asked, texts, strict=True):
+        scores = found[request.id]
+        assert scores.error is None
+        assert [score.token for score in scores.tokens] == [ord(c) for c in text]
+        assert sum(score.logprob for score in scores.tokens) == pytest.approx(sums[request.id])
+        for score in scores.tokens:
+            rivals = [(1000 + k, -0.25 - k) for k in range(top)]
+            ranked = sorted([(score.token, score.logprob), *rivals], key=lambda pair: -pair[1])
+            assert score.top == tuple(ranked[:top])
+    body = server.bodies[-1]
+    assert (body["echo"], body["max_tokens"], body["logprobs"]) == (True, 0, top)
+    assert body["return_tokens_as_token_ids"] is True
+
+
+@pytest.mark.parametrize("fault", [status(404, "no such path"), garbage({"choices": []}), status(503)], ids=str)
+def test_tokens_that_cannot_be_scored_are_an_error_and_the_others_are_scored(
+    server: StubServer, fault: Any
+) -> None:
+    engine = engine_for(server, retries=0, concurrency=1)
+    list(engine.token_logprobs([ask()], ["a"]))
+    server.faults = [edited(lambda answer: None), fault]  # the prompt's tokens; the continuation's are known
+    failed, good = engine.token_logprobs([ask("q"), ask("r")], ["a", "a"])
+    [(_, scores)] = failed
+    assert (scores.tokens, bool(scores.error)) == ((), True)
+    assert (good[0][0], good[0][1].error) == ("r", None)
+
+
+@pytest.mark.parametrize("top", [-1, 21, 1.5, float("nan"), float("inf")])
+def test_what_cannot_be_scored_token_by_token(server: StubServer, top: Any) -> None:
+    with pytest.raises(UserError, match="top is"):
+        engine_for(server).token_logprobs([ask()], ["a"], top)
+    with pytest.raises(UserError, match="no tokens"):
+        list(engine_for(server).token_logprobs([ask()], [""]))
+    [[(_, scores)]] = engine_for(server).token_logprobs([ask(text="<|im_end|>")], ["a"])
+    assert "control token" in (scores.error or "")
+
+
 # --- stopping ---------------------------------------------------------------------------------------
 
 

@@ -341,3 +341,40 @@ def test_a_soft_prompt_of_a_base_with_other_embeddings_is_refused(model: Model, 
     base.write_text(json.dumps({"input embeddings": told + 1}))
     with pytest.raises(UserError, match=r"does not fit the base model.*trained on other weights"):
         engine_for(model, server)
+
+
+# --- tokens, and pieces -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", ["chat", "text"])
+@pytest.mark.parametrize("top", [0, 3])
+def test_tokens_behind_virtual_tokens(model: Model, server: StubServer, style: str, top: int) -> None:
+    engine, text = engine_for(model, server), " negative, and so on, " * 5
+    [whole] = scored(engine, ask(style=style), [text])
+    [[(id, found)]] = engine.token_logprobs([ask(style=style)], [text], top)
+    own = Encoder(load_tokenizer(model)).encode_pair(ask(style=style), text)[1]
+    assert (id, found.error, [score.token for score in found.tokens]) == ("q", None, own)
+    assert len(own) > MAX_PROMPTS
+    assert sum(score.logprob for score in found.tokens) == pytest.approx(whole.logprob)
+    assert all(score.top == tuple((1000 + k, -0.25 - k) for k in range(top)) for score in found.tokens)
+    assert not any("logprob_token_ids" in body for body in server.bodies if body["logprobs"])
+
+
+def test_tokens_behind_virtual_tokens_that_cannot_be_had(model: Model, server: StubServer) -> None:
+    server.faults = [edited(lambda answer: None), garbage({"choices": []})]
+    [[(_, found)]] = engine_for(model, server).token_logprobs([ask()], [" a"], 2)
+    assert (found.tokens, "lacks log-probabilities" in (found.error or "")) == ((), True)
+    server.faults = [REFUSAL]
+    with pytest.raises(UserError, match="--enable-prompt-embeds"):
+        list(engine_for(model, server).token_logprobs([ask()], [" a"]))
+
+
+def test_a_stream_behind_virtual_tokens(model: Model, server: StubServer) -> None:
+    [whole] = drawn(engine_for(model, server), ask())
+    *pieces, last = engine_for(model, server).stream(ask(), SAMPLING)
+    assert isinstance(last, Completion)
+    assert ("".join(map(str, pieces)), last.text, last.finish) == (whole.text, whole.text, Finish.STOP)
+    assert server.bodies[1]["prompt_embeds"] == server.bodies[0]["prompt_embeds"]
+    server.faults = [REFUSAL]
+    with pytest.raises(UserError, match="--enable-prompt-embeds"):
+        list(engine_for(model, server).stream(ask(), SAMPLING))

@@ -118,7 +118,7 @@ def _ending(adapter: str) -> str:
 def _check_health(url: str) -> None:
     state = state_of(url)
     if state is not None and state.health == "unhealthy":
-        seen = "; ".join(canary.words for canary in state.failed) or "no check was passed"
+        seen = " ".join(map(str, state.failed)) or "no check was passed"
         raise UserError(
             f"The server at {url} is unhealthy: it answers, but failed its canaries ({seen}). What it says is not "
             "what the model says. See `workbench serve status`, and start it anew."
