@@ -32,6 +32,7 @@ RECIPES = {
     "evaluate": ("recipes.evaluate", "measure any System: a run's, or a system.json"),
     "sample": ("recipes.sample", "n answers to every prompt of a file, into a JSONL file"),
     "chat": ("recipes.chat", "talk with a model in the terminal"),
+    "ui": ("recipes.ui", "a page in the browser, on this machine only: your runs, and a chat"),
     "compare": ("recipes.compare", "two or more runs on the questions they share, with paired tests"),
     "parity": ("recipes.parity", "whether a model merged, served or quantised is what was trained"),
     "export": ("recipes.export", "the store's completions or runs' outcomes as JSONL, CSV or Parquet"),

@@ -88,6 +88,8 @@ def test_the_next_answer_waits_for_the_one_that_is_being_stopped() -> None:
     while not engine.asked:
         time.sleep(0.001)
     first.stop()
+    never = started(speaker.answer(Conversation().ask("never"), lambda piece: None))
+    never.stop()
     second = started(speaker.answer(Conversation().ask("b"), pieces.put))
     time.sleep(0.05)
     assert len(engine.asked) == 1, "an engine in this process answers one at a time"
@@ -95,6 +97,8 @@ def test_the_next_answer_waits_for_the_one_that_is_being_stopped() -> None:
     assert pieces.get(timeout=10) == "w0 "
     second.stop()
     engine.go.release()
+    never.join(10)
+    assert [request.messages[0].content for request, _ in engine.asked] == ["a", "b"]
 
 
 def test_a_server_answers_several_at_once() -> None:

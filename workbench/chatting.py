@@ -157,6 +157,7 @@ class Speaker:
 
     def _pieces(self, request: Request) -> Pieces:
         with self._turns:
+            yield ""  # one that was stopped while it waited ends here
             engine, sampling = self.engine, self.sampling
             if engine.context is not None:
                 [used] = engine.count_tokens([request])
@@ -223,7 +224,7 @@ class Answer:
 
     def _said(self, piece: str) -> bool:
         with self._lock:
-            if self._turn is None:
+            if self._turn is None and piece:
                 self._text.append(piece)
                 self._hear(piece)
             return self._turn is None

@@ -28,6 +28,9 @@ POLICY = "; ".join(
     )
 )
 
+MAX_BODY = 1_000_000
+"""Bytes of a request: more than the page itself ever sends."""
+
 _CLOSED = ("/gradio_api/upload", "/gradio_api/file")  # the page takes no files and gives none
 
 _Scope = MutableMapping[str, Any]
@@ -35,7 +38,10 @@ _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Guard:
-    """ASGI middleware: a foreign Host is 400, a foreign Origin 403, files are 404, and all else has a CSP."""
+    """ASGI middleware: 400 to a foreign Host, 403 to a foreign Origin, 404 to files, 413 to what is too long.
+
+    All else passes, and its answer gets a CSP.
+    """
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -60,6 +66,11 @@ def refused(path: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, str] | 
     origins = [value.decode("latin-1").lower() for name, value in headers if name == b"origin"]
     if any(origin != f"http://{hosts[0]}" for origin in origins):
         return 403, "Another site may not ask this page."
+    told = dict(headers)
+    if b"transfer-encoding" in told:  # how much it is would be known at its end only
+        return 411, "Say how long it is."
+    if not told.get(b"content-length", b"0").isdigit() or int(told.get(b"content-length", b"0")) > MAX_BODY:
+        return 413, f"This page takes {MAX_BODY:,} bytes at most."
     if path.startswith(_CLOSED):
         return 404, "This page takes no files and gives none."
     return None
