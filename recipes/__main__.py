@@ -35,6 +35,7 @@ RECIPES = {
     "ui": ("recipes.ui", "a page in the browser, on this machine only: your runs, and a chat"),
     "compare": ("recipes.compare", "two or more runs on the questions they share, with paired tests"),
     "parity": ("recipes.parity", "whether a model merged, served or quantised is what was trained"),
+    "serve": ("recipes.serve", "a vLLM server of a model and its adapters: start, status, reload, stop"),
     "export": ("recipes.export", "the store's completions or runs' outcomes as JSONL, CSV or Parquet"),
     "runs": ("recipes.runs", "list the runs"),
     "models": ("recipes.models", "list the models that are at hand"),
