@@ -163,9 +163,9 @@ def add_chat(speaker: Speaker, name: str, system_prompt: str | None) -> None:
     line = gr.HTML(elem_id="line", elem_classes=["pane"], js_on_load=None)
     box = gr.Textbox(elem_id="question", label="Question", max_lines=8, max_length=MAX_QUESTION)
     with gr.Row():
-        send = gr.Button("Send", elem_id="send", variant="primary")
-        stop = gr.Button("Stop", elem_id="stop", interactive=False)
-        clear = gr.Button("Clear", elem_id="clear")
+        send = gr.Button("Send", elem_id="send", variant="primary", min_width=90)
+        stop = gr.Button("Stop", elem_id="stop", interactive=False, min_width=90)
+        clear = gr.Button("Clear", elem_id="clear", min_width=90)
 
     async def ask(question: Any, talk: Talk) -> AsyncIterator[dict[Any, Any]]:
         async with aclosing(answered(question, talk, speaker)) as states:
