@@ -110,7 +110,7 @@ def test_few_questions_have_no_chart_over_places(tmp_path: Path) -> None:
 def test_the_page_tells_verdicts_bounds_and_terms(tmp_path: Path) -> None:
     page = write(tmp_path / "report.html", rows())
     text = html.unescape(re.sub(r"<[^>]+>", "", page))
-    assert "Of 2 systems held against hf, 1 is the same, 1 is drifted." in re.sub(r"\s+", " ", text)
+    assert "Of 2 systems held against hf, 1 is the same, 1 has drifted." in re.sub(r"\s+", " ", text)
     assert "mean drift 1.5 > 0.05" in text
     assert "same bounds: drift 0.05, KL 0.005, accuracy 3 points" in text
     assert "a lower bound of the divergence over all tokens" in text

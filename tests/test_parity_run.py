@@ -325,6 +325,20 @@ def test_a_completion_of_a_visit_keeps_all_but_its_seconds() -> None:
     assert engine.count_tokens([]) == []
 
 
+def test_a_server_scores_one_answer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    original = Scripted.token_logprobs
+
+    def counted(self: Scripted, requests: Sequence[Request], *rest: Any) -> Iterator[Any]:
+        sizes.append(len(requests))
+        return original(self, requests, *rest)
+
+    monkeypatch.setattr(Scripted, "token_logprobs", counted)
+    engine = asking.Visited(Server(Model("x"), []), "today")
+    found = list(engine.token_logprobs([Request("a", ()), Request("b", ())], ["one two", "three"], 20))
+    assert [id for [(id, _)] in found] == ["a", "b"] and sizes == [1, 1]
+
+
 # --- a real model -----------------------------------------------------------------------------------
 
 

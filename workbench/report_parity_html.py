@@ -86,12 +86,11 @@ def write_page(
 def summary(rows: Sequence[Row]) -> str:
     """The verdicts in a line."""
     states = Counter[str](row.verdict.state for row in rows if row.verdict is not None)
-    said = {"same": "the same", "drifted": "drifted", "undecided": "undecided"}
+    one = {"same": "is the same", "drifted": "has drifted", "undecided": "is undecided"}
     if len(rows) == 2:
-        return f"{rows[1].side.name} is {said[next(iter(states))]}, held against {rows[0].side.name}."
-    parts = [
-        f"{states[state]} {'is' if states[state] == 1 else 'are'} {said[state]}" for state in said if states[state]
-    ]
+        return f"{rows[1].side.name} {one[next(iter(states))]}, held against {rows[0].side.name}."
+    several = {"same": "are the same", "drifted": "have drifted", "undecided": "are undecided"}
+    parts = [f"{n} {(one if n == 1 else several)[state]}" for state in one if (n := states[state])]
     return f"Of {len(rows) - 1} systems held against {rows[0].side.name}, {', '.join(parts)}."
 
 
