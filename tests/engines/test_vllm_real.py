@@ -193,6 +193,89 @@ def test_a_prompt_beyond_the_context_is_an_error_and_not_an_answer(engine: VllmE
     assert "2048" in (completion.error or "")
 
 
+# --- tokens, pieces, counts, leaving ----------------------------------------------------------------
+
+
+def metric(url: str, name: str) -> float:
+    """One of the server's own counters."""
+    lines = httpx.get(f"{url}/metrics", timeout=30).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"vllm:{name}{{"))
+
+
+def streamed(engine: VllmEngine, request: Request, sampling: Sampling) -> tuple[list[str], Completion]:
+    *pieces, last = engine.stream(request, sampling)
+    assert isinstance(last, Completion)
+    assert "".join(map(str, pieces)) == last.text
+    return [str(piece) for piece in pieces], last
+
+
+@pytest.mark.parametrize("style", ["chat", "text"])
+@pytest.mark.parametrize("stop", [(), (",",)])
+def test_a_stream_is_the_sample_in_pieces(engine: VllmEngine, style: str, stop: tuple[str, ...]) -> None:
+    request = ask("Count from one to five in words, with commas. Café 👩", style=style)
+    sampling = replace(GREEDY, stop=stop)
+    [whole] = draw(engine, request, sampling)
+    pieces, last = streamed(engine, request, sampling)
+    assert replace(last, seconds=0, logprob=None) == replace(whole, seconds=0, logprob=None)
+    assert last.logprob == pytest.approx(whole.logprob, abs=0.2)
+    assert len(pieces) > 1 or stop
+    assert not any(s in last.text for s in stop)
+
+
+def test_a_stream_that_the_server_refuses_is_an_error(engine: VllmEngine) -> None:
+    pieces, last = streamed(engine, ask("word " * 3000), GREEDY)
+    assert (pieces, last.finish) == ([], Finish.ERROR)
+    assert "2048" in (last.error or "")
+
+
+def test_leaving_ends_the_generation_at_the_server(url: str, engine: VllmEngine) -> None:
+    long = Sampling(max_tokens=1500)
+    pieces: Any = engine.stream(ask("Tell a long story.", style="text"), long)
+    next(pieces)
+    assert metric(url, "num_requests_running") == 1
+    pieces.close()
+    gone(url)
+    refused = replace(ask("word " * 3000), id="refused")
+    batches: Any = engine.sample([refused, ask("Tell a long story.", tuple(range(3)), "text")], long)
+    [(id, _)] = next(batches)
+    deadline = time.monotonic() + 30
+    while metric(url, "num_requests_running") < 3:
+        assert time.monotonic() < deadline
+    batches.close()
+    gone(url)
+    assert id == "refused"
+
+
+def gone(url: str) -> None:
+    deadline = time.monotonic() + 1
+    while (running := metric(url, "num_requests_running") + metric(url, "num_requests_waiting")) > 0:
+        assert time.monotonic() < deadline, f"{running} requests go on"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("style", ["chat", "text"])
+def test_tokens_are_counted_as_the_server_counts_them(url: str, engine: VllmEngine, style: str) -> None:
+    before = metric(url, "generation_tokens_total")
+    request = ask("Name a colour.", tuple(range(8)), style)
+    drawn = draw(engine, request, Sampling(temperature=1.0, max_tokens=20, seed=4, stop=(".",)))
+    assert sum(c.completion_tokens for c in drawn) == metric(url, "generation_tokens_total") - before
+    assert len({c.completion_tokens for c in drawn}) > 1
+
+
+@pytest.mark.parametrize("style", ["chat", "text"])
+def test_tokens_are_scored(engine: VllmEngine, style: str) -> None:
+    request, text = ask("The capital of France is", style=style), " Paris, and it is large."
+    [[(_, scored)]] = engine.logprobs([request], [[text]])
+    [[(_, found)]] = engine.token_logprobs([request], [text], 5)
+    assert (found.error, len(found.tokens)) == (None, scored.completion_tokens)
+    assert sum(score.logprob for score in found.tokens) == pytest.approx(scored.logprob, abs=0.2)
+    for score in found.tokens:
+        likely = [logprob for _, logprob in score.top]
+        assert likely == sorted(likely, reverse=True)
+        assert len(likely) == 5
+        assert dict(score.top).get(score.token, score.logprob) == score.logprob <= likely[0]
+
+
 # --- soft prompts -----------------------------------------------------------------------------------
 
 FRONT = "The capital of Italy is Rome.\nThe capital of Spain is Madrid.\n"
@@ -278,3 +361,16 @@ def test_virtual_tokens_count_against_the_context(soft: VllmEngine) -> None:
     [[(_, completion)]] = soft.sample([ask("word " * 2040, style="text")], GREEDY)
     assert completion.finish is Finish.ERROR
     assert "2048" in (completion.error or "")
+
+
+def test_tokens_and_pieces_behind_virtual_tokens(soft: VllmEngine) -> None:
+    request = ask("The capital of France is", style="text")
+    [[(_, scored)]] = soft.logprobs([request], [[" Paris, and it is large."]])
+    [[(_, found)]] = soft.token_logprobs([request], [" Paris, and it is large."], 3)
+    assert (found.error, len(found.tokens)) == (None, scored.completion_tokens)
+    assert sum(score.logprob for score in found.tokens) == pytest.approx(scored.logprob, abs=0.1)
+    assert found.tokens[0].top[0][0] == found.tokens[0].token, "Paris is the likeliest"
+    [whole] = draw(soft, request, GREEDY)
+    pieces, last = streamed(soft, request, GREEDY)
+    assert (last.text, last.finish, last.completion_tokens) == (whole.text, whole.finish, whole.completion_tokens)
+    assert len(pieces) > 1
