@@ -7,7 +7,6 @@ name, so a run that was finished and is started again asks its servers again.
 
 import json
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from workbench.engines import open_engine
-from workbench.engines.base import Batch, Engine, TokenScore, TokenScores
+from workbench.engines.base import Engine, TokenScore, TokenScores
 from workbench.errors import UserError
 from workbench.files import append_line, json_bytes, read_json, write_json
 from workbench.harness import evaluate, questions_of
@@ -25,7 +24,7 @@ from workbench.parity.words import Side
 from workbench.progress import Bar
 from workbench.prompts import render
 from workbench.session import Session
-from workbench.types import Greedy, Request, Sampling, Status, System, text_hash
+from workbench.types import Greedy, Request, Status, System, text_hash
 
 TOP = 20  # log-probabilities a token: the most that vLLM tells
 
@@ -59,12 +58,7 @@ def ask(session: Session, sides: Sequence[Side]) -> list[Measured]:
 
 
 class Visited:
-    """A server's engine during one visit: its version tells when that began, and seconds are shares of its time.
-
-    A server works on many requests at once, so that what each waited adds up to more than the time that passed.
-    Here a completion's seconds are its share of the time since those before it came: they add up, as the hf
-    engine's do.
-    """
+    """A server's engine during one visit: its version tells when that began."""
 
     def __init__(self, engine: Engine, started: str) -> None:
         self._engine = engine
@@ -73,20 +67,13 @@ class Visited:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def sample(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Batch]:
-        """As the engine's own."""
-        before = time.perf_counter()
-        for batch in self._engine.sample(requests, sampling):
-            now = time.perf_counter()
-            share, before = (now - before) / len(batch), now
-            yield [(name, replace(completion, seconds=share)) for name, completion in batch]
-
     def token_logprobs(
         self, requests: Sequence[Request], continuations: Sequence[str], top: int = 0
     ) -> Iterator[list[tuple[str, TokenScores]]]:
         """As the engine's own, one request at a time.
 
-        vLLM 0.32 on a CPU, serving adapters, dies of two prompts' log-probabilities in one step.
+        vLLM 0.32 on a CPU, serving adapters its own way, dies of two prompts' log-probabilities in one step.
+        `workbench serve` keeps its servers from it, but not every server is its.
         """
         for request, text in zip(requests, continuations, strict=True):
             yield from self._engine.token_logprobs([request], [text], top)
