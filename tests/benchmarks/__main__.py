@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import faults, labels, sampling, shots, startup, storing, training
+from tests.benchmarks import faults, labels, sampling, serving, shots, startup, storing, training
 from tests.benchmarks.table import ROOT, Row, Skip, markdown, write
 
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "spoilt": faults.spoilt,
     "gsm8k": sampling.gsm8k,
     "arithmetic": sampling.arithmetic,
+    "serving": serving.run,
     "storing": storing.run,
     "startup": startup.run,
 }
