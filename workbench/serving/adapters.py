@@ -145,8 +145,8 @@ def _parted(text: str) -> tuple[str, Path]:
         raise UserError(f"adapters: there is no folder {str(folder)!r}.")
     if not _ALIAS.fullmatch(alias):
         raise UserError(
-            f"adapters: {alias!r} is no name for an adapter: 1 to 64 letters, digits, '.', '_' or '-', a letter or "
-            f"a digit first. Name it: --adapters ALIAS={folder}"
+            f"adapters: {alias!r} is no name for an adapter: 1 to 64 letters, digits, '.', '_' or '-', a letter "
+            f"or a digit first. Name it: --adapters ALIAS={folder}"
         )
     return alias, folder
 
@@ -191,7 +191,7 @@ def _check_lora(name: str, config: dict[str, Any], folder: Path, model: str) -> 
         raise UserError(
             f"{name} was begun as {init!r} (adapter_config.json: init_lora_weights), which changes the base's "
             "weights too, and was saved without being converted: on the base as it is, vLLM would compute another "
-            f"model. Save it again with PEFT's path_initial_model_for_weight_conversion. Or: {mend[0].lower()}{mend[1:]}"
+            f"model. Save it again with PEFT's path_initial_model_for_weight_conversion. {mend}"
         )
     ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
     if not all(type(rank) is int and rank > 0 for rank in ranks):

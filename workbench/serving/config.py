@@ -25,7 +25,7 @@ _OWN = (
     "data-parallel-size", "distributed-executor-backend", "enable-lora", "lora-modules", "lora-target-modules",
     "max-lora-rank", "max-loras", "max-cpu-loras", "enable-prompt-embeds", "trust-remote-code", "uds", "config",
 )  # fmt: skip
-_SHORT = {"-tp": "tensor-parallel", "-pp": "pipeline-parallel", "-dp": "data-parallel", "-O": "mode"}
+_SHORT = {"-tp": "tensor-parallel-size", "-pp": "pipeline-parallel-size", "-dp": "data-parallel-size"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class ServeConfig:
         try:
             arguments = shlex.split(self.vllm_args)
         except ValueError as error:
-            raise UserError(f"vllm_args cannot be read: {error}. It holds: {self.vllm_args!r}.") from None
+            raise UserError(f"vllm_args cannot be read: {error}.") from None
         for argument in arguments:
             name = argument.partition("=")[0]
             own = name.removeprefix("--").removeprefix("no-").replace("_", "-") if name.startswith("--") else ""
@@ -125,7 +125,7 @@ class ServeConfig:
             if hit is not None or name in _SHORT:
                 flag = _SHORT.get(name) or hit
                 raise UserError(
-                    f"vllm_args says {argument!r}, but `workbench serve` sets {flag!r} itself: use its own flag, "
+                    f"vllm_args says {name!r}, but `workbench serve` sets {flag!r} itself: use its own flag, "
                     "where there is one (`workbench serve --help`)."
                 )
         return arguments
@@ -175,6 +175,10 @@ def command_line(
         command += ["--gpu-memory-utilization", str(config.gpu_memory)]
     if is_eager(config, build):
         command.append("--enforce-eager")
+    if build.kind == "cpu":
+        # A prompt in pieces, of a request that has a seed, ends vLLM 0.32 on a CPU ("CPU Generator does not use
+        # offset"), and every prompt comes in pieces once enough of them wait.
+        command.append("--no-enable-chunked-prefill")
     for name in ("tensor_parallel", "pipeline_parallel", "data_parallel"):
         if (size := getattr(config, name)) > 1:
             command += [f"--{name.replace('_', '-')}-size", str(size)]

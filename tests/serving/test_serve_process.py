@@ -1,0 +1,306 @@
+"""`workbench serve` against a stand-in for vLLM: starts, failures, reloads, ends, and what is left of each."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from recipes.serve import Config, main
+from workbench.errors import UserError
+from workbench.identity import folder_hash
+from workbench.server_state import ServerState, lives, read_states, server_folder, write_state
+from workbench.serving.config import MARK, ServeConfig
+from workbench.serving.process import end, processes_of
+from workbench.serving.server import reload, start, stop
+
+Make = Callable[..., ServeConfig]
+
+
+def left(mark: str | None = None) -> list[int]:
+    """Processes that carry a server's mark."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            told = process.environ().get(MARK)
+            if told is not None and mark in (None, told) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def kill(state: ServerState) -> None:
+    os.kill(state.pid, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(state.pid)], timeout=10)
+    assert not lives(state)
+
+
+def names(state: ServerState) -> list[str]:
+    cards = httpx.get(f"{state.url}/v1/models").json()["data"]
+    return [card["id"] for card in cards]
+
+
+def test_from_start_to_stop(config: Make, loras: Path, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    served = f"one-{folder_hash(loras / 'one')[:8]}"
+    [state] = main(Config("start", config(adapters=(f"one={loras / 'one'}",))))
+    said = capsys.readouterr().out
+    assert state.url == f"http://127.0.0.1:{port}"
+    assert f"workbench evaluate --model {state.model} --engine vllm --endpoint {state.url}" in said
+    assert names(state) == [state.model, served]
+    assert state.health == "healthy"
+    assert {canary.check for canary in state.canaries} == {"self", "tokens"}
+    assert state.max_lora_rank == 8
+    assert len(processes_of(state)) == 2
+
+    [seen] = main(Config("status"))
+    assert seen == state
+    said = capsys.readouterr().out
+    assert f"{state.url}  healthy  vLLM 0.32.0 cpu  pid {state.pid}" in said
+    assert served in said and "canaries are well" in said
+
+    main(Config("stop"))
+    assert "stopped" in capsys.readouterr().out
+    assert left(state.mark) == [] and read_states() == []
+    main(Config("stop"))
+    assert "No server to stop." in capsys.readouterr().out
+    main(Config("status"))
+    assert "No server." in capsys.readouterr().out
+
+
+def test_the_command_and_the_environment(config: Make, loras: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKBENCH_API_KEY", "sesame-open")
+    monkeypatch.setenv("VLLM_API_KEY", "another")
+    state = start(config(adapters=(str(loras / "one"), str(loras / "soft")), vllm_args="--max-num-seqs 4"))
+    told = " ".join(state.command)
+    for part in (
+        "-m vllm.entrypoints.openai.api_server", f"--model {Path(state.model).resolve()}",
+        f"--served-model-name {state.model}", "--generation-config vllm", "--enforce-eager", "--dtype bfloat16",
+        "--enable-prompt-embeds", "--no-enable-chunked-prefill", "--enable-lora --max-lora-rank 8 --max-loras 6", "--max-num-seqs 4",
+        "--lora-target-modules down_proj gate_proj k_proj o_proj q_proj up_proj v_proj",
+    ):  # fmt: skip
+        assert part in told
+    environ = psutil.Process(state.pid).environ()
+    assert environ["VLLM_API_KEY"] == "sesame-open" and "WORKBENCH_API_KEY" not in environ
+    assert environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == environ["VLLM_NO_USAGE_STATS"] == "1"
+    assert environ["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    assert httpx.post(f"{state.url}/v1/completions", json={}).status_code == 401
+    for path in state.place.rglob("*"):
+        assert "sesame-open" not in path.read_text()
+    soft = [served for served in state.adapters.values() if served.kind == "PROMPT_TUNING"]
+    assert len(soft) == 1 and state.prompt_embeds
+
+
+def test_what_is_served_does_not_change_with_its_folder(
+    config: Make, changed_adapter: Callable[..., Path]
+) -> None:
+    folder = changed_adapter()
+    state = start(config(adapters=(f"a={folder}",)))
+    [(name, served)] = state.adapters.items()
+    (folder / "adapter_config.json").write_text("{}")
+    assert Path(served.folder) != folder
+    assert folder_hash(served.folder).startswith(name.removeprefix("a-"))
+    stop(state)
+    assert not Path(served.folder).exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (
+            {"die": "(EngineCore pid=7) ERROR 11-01 12:00:00 [core.py:1] ValueError: LoRA rank 16 is greater"},
+            ["ended with status 1", "ValueError: LoRA rank 16", "say --max-lora-rank"],
+        ),
+        ({"die": "nothing known", "status": 3}, ["ended with status 3", "    nothing known"]),
+        ({"hang": True}, ["did not answer within 1 s (timeout)", "    stub started", "--timeout"]),
+    ],
+)
+def test_a_server_that_does_not_come_up(
+    config: Make, faults: Callable[..., None], loras: Path, fault: dict[str, Any], words: list[str], port: int
+) -> None:
+    faults(**fault)
+    before = left()
+    with pytest.raises(UserError) as refused:
+        start(config(adapters=(str(loras / "one"),), timeout=1.0 if "hang" in fault else 60.0))
+    for part in words:
+        assert part in str(refused.value)
+    log = server_folder(port) / "server.log"
+    assert f"The whole log: {log}" in str(refused.value) and log.is_file()
+    assert left() == before and read_states() == []
+    assert list((server_folder(port).parent / "adapters").iterdir()) == []
+
+
+def test_ctrl_c_while_it_starts_ends_the_server_too(
+    config: Make, cache: Path, tiny_model: Path, python: Path, port: int
+) -> None:
+    command = f"serve --model {tiny_model} --python {python} --port {port}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recipes", *command.split()],
+        env={**os.environ, "STUB_VLLM": '{"hang": true}'},
+        cwd=Path(__file__).parents[2],
+    )
+    deadline = time.monotonic() + 60
+    while not read_states():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    [state] = read_states()
+    assert state.health == "starting"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert left(state.mark) == [] and read_states() == []
+
+
+def test_orphans_of_a_killed_server_are_ended(config: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    state = start(config())
+    kill(state)
+    assert len(left(state.mark)) == 1, "its engine goes on"
+    [seen] = main(Config("status"))
+    assert seen.health == "dead"
+    said = capsys.readouterr().out
+    assert "dead" in said and "stub started" in said and "workbench serve stop" in said
+    assert stop(seen)
+    assert left(state.mark) == [] and read_states() == []
+
+
+def test_a_new_server_takes_the_place_of_a_dead_one(config: Make) -> None:
+    dead = start(config())
+    kill(dead)
+    state = start(config())
+    assert left(dead.mark) == []
+    assert [seen.mark for seen in read_states()] == [state.mark]
+
+
+def test_processes_that_do_not_end_are_killed(config: Make, faults: Callable[..., None]) -> None:
+    faults(stubborn=True)
+    state = start(config())
+    assert end(state, gentle=0.5)
+    assert left(state.mark) == []
+
+
+def test_a_process_that_got_the_pid_of_a_dead_server_is_left_alone(config: Make, cache: Path) -> None:
+    state = start(config())
+    stop(state)
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        write_state(replace(state, pid=other.pid))
+        [seen] = read_states()
+        assert seen.health == "dead"
+        assert not stop(seen)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+# --- canaries -----------------------------------------------------------------------------------------
+
+
+def test_a_server_that_decodes_wrongly_is_unhealthy(
+    config: Make, faults: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults(off=0.5)
+    with pytest.raises(UserError, match=r"canaries failed.\n    .*, self: 0\.500, at most 0\.1\. '.*as it drew"):
+        start(config())
+    [state] = main(Config("status"))
+    assert state.health == "unhealthy"
+    assert "failed: " in capsys.readouterr().out
+    assert len(left(state.mark)) == 2, "it is left running, so that one can look"
+
+
+def test_a_server_of_other_weights_is_unhealthy(config: Make) -> None:
+    # The stand-in agrees with itself, and computes no model at all.
+    with pytest.raises(UserError, match="canaries failed"):
+        start(config(canaries="full"))
+    [state] = read_states()
+    assert {canary.check for canary in state.failed} == {"prefill", "decode", "greedy"}
+
+
+def test_a_server_with_another_template_is_unhealthy(config: Make, faults: Callable[..., None]) -> None:
+    faults(template="Hello. ")
+    with pytest.raises(UserError, match="tokens: 7.000, at most 0.*has other tokens there"):
+        start(config())
+
+
+def test_a_server_that_answers_nothing_is_unhealthy(config: Make, faults: Callable[..., None]) -> None:
+    faults(fail=True)
+    with pytest.raises(UserError, match="answer: nan, at most 0.*HTTP 500.*EngineCore encountered"):
+        start(config())
+
+
+# --- reload -------------------------------------------------------------------------------------------
+
+
+def test_reload(config: Make, loras: Path, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    start(config(adapters=(f"a={loras / 'one'}",)))
+    told = ServeConfig(port=port, adapters=(f"a={loras / 'two'}",), canaries="self")
+    [state] = main(Config("reload", told))
+    served = f"a-{folder_hash(loras / 'two')[:8]}"
+    assert f"now serves {served}." in capsys.readouterr().out
+    assert names(state)[2:] == [served] and list(state.adapters)[1:] == [served]
+    assert {canary.served for canary in state.canaries} == set(names(state))
+    before = server_folder(port).joinpath("state.json").stat().st_mtime_ns
+    main(Config("reload", told))
+    assert "serves that already." in capsys.readouterr().out
+    assert server_folder(port).joinpath("state.json").stat().st_mtime_ns == before
+
+
+def test_a_reload_that_the_server_refuses_changes_nothing(
+    config: Make, loras: Path, port: int, faults: Callable[..., None]
+) -> None:
+    faults(refuse="no such file")
+    state = start(config(max_lora_rank=8))
+    with pytest.raises(UserError, match="does not load 'two-.*': .*HTTP 500: .*no such file"):
+        reload(ServeConfig(port=port, adapters=(str(loras / "two"),)))
+    assert read_states() == [state]
+
+
+def test_what_reload_refuses(config: Make, loras: Path, port: int, changed_adapter: Callable[..., Path]) -> None:
+    one, two, soft = (str(loras / name) for name in ("one", "two", "soft"))
+    with pytest.raises(UserError, match="has no server on this machine"):
+        reload(ServeConfig(adapters=(one,)))
+    state = start(config())
+    with pytest.raises(UserError, match=f"has no server at port {port + 1}"):
+        reload(ServeConfig(port=port + 1, adapters=(one,)))
+    with pytest.raises(UserError, match="reload needs adapters"):
+        reload(ServeConfig(port=port))
+    with pytest.raises(UserError, match="takes no LoRA.*--max-lora-rank"):
+        reload(ServeConfig(adapters=(one,)))
+    with pytest.raises(UserError, match="takes no embeddings.*--prompt-embeds"):
+        reload(ServeConfig(adapters=(soft,)))
+    stop(state)
+    start(config(max_lora_rank=1, max_loras=1))
+    with pytest.raises(UserError, match=r"has the rank 4 .*max_lora_rank is 1\..*larger --max-lora-rank"):
+        reload(ServeConfig(adapters=(one,)))
+    [state] = read_states()
+    stop(state)
+    start(config(adapters=(one,), max_loras=1))
+    with pytest.raises(UserError, match="has room for 1 LoRAs .*of which 1 are taken.*larger --max-loras"):
+        reload(ServeConfig(adapters=(two,)))
+
+
+def test_flags_that_an_action_has_no_use_for() -> None:
+    with pytest.raises(UserError, match="`serve stop` has no use for --model, --vllm-args"):
+        main(Config("stop", ServeConfig(model="x", vllm_args="--foo")))
+
+
+def test_two_at_once_on_one_port(config: Make, cache: Path, port: int) -> None:
+    from filelock import FileLock
+
+    (cache / "servers").mkdir(parents=True)
+    with FileLock(cache / "servers" / f"{port}.lock"), pytest.raises(UserError, match="Another `workbench serve`"):
+        start(config())
+
+
+def test_the_state_is_json(config: Make) -> None:
+    state = start(config())
+    told = json.loads((state.place / "state.json").read_text())
+    assert told["health"] == "healthy" and told["port"] == state.port

