@@ -5,13 +5,13 @@ Prompts that begin alike are put together, and what all of them begin with is co
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from transformers.cache_utils import Cache
 
 from workbench.engines.base import Batch, TokenScore, TokenScores, check_top
-from workbench.engines.encode import common_prefix
+from workbench.engines.encode import Encoder, common_prefix
 from workbench.engines.forward import packed_logits, prefix_cache
 from workbench.engines.hf_stream import failed
 from workbench.engines.kv import buffers_from
@@ -19,14 +19,25 @@ from workbench.engines.packing import Branch, Packed, pack, questions_that_fit
 from workbench.errors import UserError
 from workbench.types import Completion, Finish, Request
 
-if TYPE_CHECKING:
-    from workbench.engines.hf import HfEngine
-
 Work = list[tuple[Request, list[Branch]]]
 
 
+class Loaded(Protocol):
+    """What scoring needs of the engine: `HfEngine` has it."""
+
+    weights: Any
+    encoder: Encoder
+    device: str
+    labels: tuple[str, ...]  # of a classification head; none otherwise
+    soft: Cache | None  # keys and values of a soft prompt
+    virtual: int  # positions that a soft prompt takes
+
+    def unfit(self, prompt: int, more: int) -> str | None:
+        """Why a prompt of so many tokens, and `more` behind it, cannot be run."""
+
+
 def text_scores(
-    engine: "HfEngine", requests: Sequence[Request], continuations: Sequence[Sequence[str]]
+    engine: Loaded, requests: Sequence[Request], continuations: Sequence[Sequence[str]]
 ) -> Iterator[Batch]:
     """`Engine.logprobs`: each continuation with the sum of its tokens' log-probabilities."""
     work: Work = []
@@ -63,7 +74,7 @@ def text_scores(
 
 
 def token_scores(
-    engine: "HfEngine", requests: Sequence[Request], continuations: Sequence[str], top: int
+    engine: Loaded, requests: Sequence[Request], continuations: Sequence[str], top: int
 ) -> Iterator[list[tuple[str, TokenScores]]]:
     """`Engine.token_logprobs`: each token of each continuation, with the `top` most likely in its place."""
     check_top(top)
@@ -86,7 +97,7 @@ def token_scores(
         yield [(request.id, TokenScores(tuple(of))) for (request, _), of in zip(batch, tokens, strict=True)]
 
 
-def _branch(engine: "HfEngine", request: Request, text: str) -> Branch:
+def _branch(engine: Loaded, request: Request, text: str) -> Branch:
     """A continuation's tokens behind the prompt's, or its label's number where a head scores labels."""
     if not engine.labels:
         return Branch(*engine.encoder.encode_pair(request, text))
@@ -96,12 +107,12 @@ def _branch(engine: "HfEngine", request: Request, text: str) -> Branch:
     return Branch(engine.encoder.encode(request), [engine.labels.index(label)], text)
 
 
-def _unfit(engine: "HfEngine", branches: list[Branch]) -> str | None:
+def _unfit(engine: Loaded, branches: list[Branch]) -> str | None:
     more = max(len(branch.continuation) for branch in branches)
     return engine.unfit(min(len(branch.prompt) for branch in branches), more)
 
 
-def _passes(engine: "HfEngine", work: Work) -> Iterator[tuple[Work, Packed, torch.Tensor]]:
+def _passes(engine: Loaded, work: Work) -> Iterator[tuple[Work, Packed, torch.Tensor]]:
     """The work in batches, each with its packed sequence and the logits [M, V] where that is read."""
     work = sorted(work, key=lambda item: (item[1][0].prompt, item[0].id))  # neighbours share the longest prefixes
     questions = [branches for _, branches in work]
@@ -117,7 +128,7 @@ def _passes(engine: "HfEngine", work: Work) -> Iterator[tuple[Work, Packed, torc
         yield batch, packed, packed_logits(engine.weights, packed, _room(engine, start, cached, packed))
 
 
-def _room(engine: "HfEngine", start: Cache | None, cached: int, packed: Packed) -> Cache | None:
+def _room(engine: Loaded, start: Cache | None, cached: int, packed: Packed) -> Cache | None:
     """Room for a batch behind a copy of what all batches share; None where they share nothing."""
     if not engine.virtual + cached:
         return None
