@@ -49,7 +49,9 @@ def main(config: Config) -> None:
     finally:
         speaker.close()
     if failed and not typed:
-        raise UserError(f"{failed} lines got no answer; what went wrong is told above.")
+        raise UserError(
+            f"{failed} {'line' if failed == 1 else 'lines'} got no answer; what went wrong is told above."
+        )
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def main(config: Config) -> Any:
     if counts.failed:
         raise UserError(
             f"{counts.failed:,} of {counts.samples:,} samples failed and stand in {config.output} as errors; the "
-            f"first: {counts.first_error}. The same command asks for them again."
+            f"first: {counts.first_error.rstrip('.')}. The same command asks for them again."
         )
     return counts
 

@@ -167,7 +167,7 @@ def test_the_command_with_a_pipe() -> None:
     assert done.stderr.decode().count(" tokens/s]") == 2
     done = subprocess.run([*FAKE, "--quiet"], cwd=ROOT, input=b"\xff\n", capture_output=True, check=False)
     assert done.returncode == 2
-    assert "1 lines got no answer" in done.stderr.decode()
+    assert "1 line got no answer" in done.stderr.decode()
 
 
 def test_the_command_on_a_terminal() -> None:
