@@ -110,8 +110,8 @@ def test_a_run_goes_on_behind_a_server_that_was_killed(tmp_path: Path, port: int
     assert before.items() <= stored.items() and len(stored) < QUESTIONS * N
     assert [found.health for found in read_states() if found.port == port] == ["dead"]
     process = workbench("serve", "stop", "--port", str(port))
-    told, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and "was gone already" in told
+    process.communicate(timeout=120)
+    assert process.returncode == 0, "what its first process left behind is ended too"
 
     state = serve(port)
     already = drawn(state.url)  # by its canaries
