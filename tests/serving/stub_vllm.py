@@ -9,6 +9,7 @@ STUB_VLLM holds JSON with faults:
     off             added to what it says of each token as it draws it: its decoding is wrong
     template        put before every chat: its template is another
     stubborn        ignore SIGTERM, as does the child
+    careless        leave the child behind on SIGTERM
     refuse          answer every /v1/load_lora_adapter with this text
     fail            answer every completion with HTTP 500
 """
@@ -56,21 +57,22 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if self.path.startswith("/v1") and self.key and self.headers.get("authorization") != f"Bearer {self.key}":
-            return self.answer(401, {"error": "Unauthorized"})
-        if self.path == "/tokenize":
-            return self.answer(200, {"tokens": self.tokens(body)})
-        if self.path == "/v1/load_lora_adapter":
-            if "refuse" in FAULTS:
-                return self.answer(500, {"error": {"message": FAULTS["refuse"]}})
+            self.answer(401, {"error": "Unauthorized"})
+        elif self.path == "/tokenize":
+            self.answer(200, {"tokens": self.tokens(body)})
+        elif self.path == "/v1/load_lora_adapter" and "refuse" in FAULTS:
+            self.answer(500, {"error": {"message": FAULTS["refuse"]}})
+        elif self.path == "/v1/load_lora_adapter":
             self.served[body["lora_name"]] = body["lora_path"]
-            return self.answer(200, {})
-        if FAULTS.get("fail"):
-            return self.answer(500, {"error": {"message": "EngineCore encountered an issue."}})
-        if body["model"] not in self.served:
-            return self.answer(404, {"error": {"message": f"no model {body['model']}"}})
-        prompts = body.get("prompt") or [[len(text)] for text in body["prompt_embeds"]]
-        choices = [self.complete(i, body, prompt) for i, prompt in enumerate(prompts)]
-        return self.answer(200, {"choices": choices[::-1]})
+            self.answer(200, {})
+        elif FAULTS.get("fail"):
+            self.answer(500, {"error": {"message": "EngineCore encountered an issue."}})
+        elif body["model"] not in self.served:
+            self.answer(404, {"error": {"message": f"no model {body['model']}"}})
+        else:
+            prompts = body.get("prompt") or [[len(text)] for text in body["prompt_embeds"]]
+            choices = [self.complete(i, body, prompt) for i, prompt in enumerate(prompts)]
+            self.answer(200, {"choices": choices[::-1]})
 
     def complete(self, index: int, body: dict[str, Any], prompt: list[int]) -> dict[str, Any]:
         name = body["model"]
@@ -117,11 +119,17 @@ def serve(arguments: list[str]) -> None:
     parser.add_argument("--lora-modules", nargs="*", default=[])
     told, _ = parser.parse_known_args(arguments)
     print("stub started", flush=True)
-    if FAULTS.get("stubborn"):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # An engine of its own, which outlives a first process that is killed.
-    child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    subprocess.Popen([sys.executable, "-c", child if FAULTS.get("stubborn") else "import time; time.sleep(600)"])
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    code = code if FAULTS.get("stubborn") else "import time; time.sleep(600)"
+    child = subprocess.Popen([sys.executable, "-c", code])
+
+    def end(*_: Any) -> None:
+        if not FAULTS.get("careless"):
+            child.terminate()
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if FAULTS.get("stubborn") else end)
     if "die" in FAULTS:
         print(FAULTS["die"], flush=True)
         sys.exit(FAULTS.get("status", 1))

@@ -180,9 +180,9 @@ def test_a_failed_check_says_what_was_seen(
 
 def state_of_a_model(folder: Path, loras: Path) -> ServerState:
     return ServerState(
-        url="http://127.0.0.1:8120", host="127.0.0.1", port=8120, model="m", revision=None, folder=str(folder), pid=1,
-        created=0.0, mark="", python="", version="0.32.0 cpu", command=(), dtype="bfloat16", max_lora_rank=8, room=4,
-        prompt_embeds=False, started="", adapters={"one-1": Served(str(loras / "one"), "LORA", "")},
+        url="http://127.0.0.1:8120", host="127.0.0.1", port=8120, model="m", revision=None, folder=str(folder),
+        pid=1, created=0.0, mark="", python="", version="0.32.0 cpu", command=(), dtype="bfloat16",
+        max_lora_rank=8, room=4, prompt_embeds=False, started="", adapters={"one-1": Served(str(loras / "one"), "LORA", "")},
     )  # fmt: skip
 
 
@@ -225,8 +225,8 @@ def test_the_reference_of_a_quantised_model_is_what_it_was_made_from(
     ("log", "told", "advice"),
     [
         (
-            "(EngineCore pid=7) ERROR 11-21 22:15:15 [core.py:1512] ValueError: To serve at least one request with "
-            "the models's max seq len (8192), 2.1 GiB KV cache is needed\n"
+            "(EngineCore pid=7) ERROR 11-21 22:15:15 [core.py:1512] ValueError: To serve at least one request "
+            "with the models's max seq len (8192), 2.1 GiB KV cache is needed\n"
             "(APIServer pid=6) RuntimeError: Engine core initialization failed. See root cause above.",
             "ValueError: To serve at least one request",
             "lower --max-model-len",

@@ -104,7 +104,7 @@ def test_interpreters_without_vllm(python: Path, faults: Callable[..., None], ca
         find_build(python)
     text = tmp_path / "text"
     text.write_text("hello")
-    with pytest.raises(UserError, match="does not run as a Python"):
+    with pytest.raises(UserError, match=r"does not run as a Python"):
         find_build(text)
 
 

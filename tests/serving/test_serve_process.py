@@ -85,7 +85,8 @@ def test_the_command_and_the_environment(config: Make, loras: Path, monkeypatch:
     for part in (
         "-m vllm.entrypoints.openai.api_server", f"--model {Path(state.model).resolve()}",
         f"--served-model-name {state.model}", "--generation-config vllm", "--enforce-eager", "--dtype bfloat16",
-        "--enable-prompt-embeds", "--no-enable-chunked-prefill", "--enable-lora --max-lora-rank 8 --max-loras 6", "--max-num-seqs 4",
+        "--enable-prompt-embeds", "--no-enable-chunked-prefill", "--max-num-seqs 4",
+        "--enable-lora --max-lora-rank 8 --max-loras 6",
         "--lora-target-modules down_proj gate_proj k_proj o_proj q_proj up_proj v_proj",
     ):  # fmt: skip
         assert part in told
@@ -179,6 +180,13 @@ def test_a_new_server_takes_the_place_of_a_dead_one(config: Make) -> None:
     assert [seen.mark for seen in read_states()] == [state.mark]
 
 
+def test_what_a_server_leaves_behind_is_ended(config: Make, faults: Callable[..., None]) -> None:
+    faults(careless=True)
+    state = start(config())
+    assert stop(state)
+    assert left(state.mark) == []
+
+
 def test_processes_that_do_not_end_are_killed(config: Make, faults: Callable[..., None]) -> None:
     faults(stubborn=True)
     state = start(config())
@@ -191,7 +199,7 @@ def test_a_process_that_got_the_pid_of_a_dead_server_is_left_alone(config: Make,
     stop(state)
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        write_state(replace(state, pid=other.pid))
+        write_state(replace(state, pid=other.pid, created=state.created - 60))
         [seen] = read_states()
         assert seen.health == "dead"
         assert not stop(seen)
@@ -218,7 +226,7 @@ def test_a_server_that_decodes_wrongly_is_unhealthy(
 
 def test_a_server_of_other_weights_is_unhealthy(config: Make) -> None:
     # The stand-in agrees with itself, and computes no model at all.
-    with pytest.raises(UserError, match="canaries failed"):
+    with pytest.raises(UserError, match=r"canaries failed"):
         start(config(canaries="full"))
     [state] = read_states()
     assert {canary.check for canary in state.failed} == {"prefill", "decode", "greedy"}
@@ -226,13 +234,13 @@ def test_a_server_of_other_weights_is_unhealthy(config: Make) -> None:
 
 def test_a_server_with_another_template_is_unhealthy(config: Make, faults: Callable[..., None]) -> None:
     faults(template="Hello. ")
-    with pytest.raises(UserError, match="tokens: 7.000, at most 0.*has other tokens there"):
+    with pytest.raises(UserError, match=r"tokens: 7.000, at most 0.*has other tokens there"):
         start(config())
 
 
 def test_a_server_that_answers_nothing_is_unhealthy(config: Make, faults: Callable[..., None]) -> None:
     faults(fail=True)
-    with pytest.raises(UserError, match="answer: nan, at most 0.*HTTP 500.*EngineCore encountered"):
+    with pytest.raises(UserError, match=r"answer: nan, at most 0.*HTTP 500.*EngineCore encountered"):
         start(config())
 
 
@@ -258,23 +266,23 @@ def test_a_reload_that_the_server_refuses_changes_nothing(
 ) -> None:
     faults(refuse="no such file")
     state = start(config(max_lora_rank=8))
-    with pytest.raises(UserError, match="does not load 'two-.*': .*HTTP 500: .*no such file"):
+    with pytest.raises(UserError, match=r"does not load 'two-.*': .*HTTP 500: .*no such file"):
         reload(ServeConfig(port=port, adapters=(str(loras / "two"),)))
     assert read_states() == [state]
 
 
 def test_what_reload_refuses(config: Make, loras: Path, port: int, changed_adapter: Callable[..., Path]) -> None:
     one, two, soft = (str(loras / name) for name in ("one", "two", "soft"))
-    with pytest.raises(UserError, match="has no server on this machine"):
+    with pytest.raises(UserError, match=r"has no server on this machine"):
         reload(ServeConfig(adapters=(one,)))
     state = start(config())
     with pytest.raises(UserError, match=f"has no server at port {port + 1}"):
         reload(ServeConfig(port=port + 1, adapters=(one,)))
-    with pytest.raises(UserError, match="reload needs adapters"):
+    with pytest.raises(UserError, match=r"reload needs adapters"):
         reload(ServeConfig(port=port))
-    with pytest.raises(UserError, match="takes no LoRA.*--max-lora-rank"):
+    with pytest.raises(UserError, match=r"takes no LoRA.*--max-lora-rank"):
         reload(ServeConfig(adapters=(one,)))
-    with pytest.raises(UserError, match="takes no embeddings.*--prompt-embeds"):
+    with pytest.raises(UserError, match=r"takes no embeddings.*--prompt-embeds"):
         reload(ServeConfig(adapters=(soft,)))
     stop(state)
     start(config(max_lora_rank=1, max_loras=1))
@@ -283,7 +291,7 @@ def test_what_reload_refuses(config: Make, loras: Path, port: int, changed_adapt
     [state] = read_states()
     stop(state)
     start(config(adapters=(one,), max_loras=1))
-    with pytest.raises(UserError, match="has room for 1 LoRAs .*of which 1 are taken.*larger --max-loras"):
+    with pytest.raises(UserError, match=r"has room for 1 LoRAs .*of which 1 are taken.*larger --max-loras"):
         reload(ServeConfig(adapters=(two,)))
 
 
@@ -296,7 +304,10 @@ def test_two_at_once_on_one_port(config: Make, cache: Path, port: int) -> None:
     from filelock import FileLock
 
     (cache / "servers").mkdir(parents=True)
-    with FileLock(cache / "servers" / f"{port}.lock"), pytest.raises(UserError, match="Another `workbench serve`"):
+    with (
+        FileLock(cache / "servers" / f"{port}.lock"),
+        pytest.raises(UserError, match=r"Another `workbench serve`"),
+    ):
         start(config())
 
 

