@@ -74,7 +74,7 @@ def main(config: Config) -> dict[str, Any]:
     spread = f"{after['low']:.2f} – {after['high']:.2f}"
     print(f"perplexity  {before['value']:>13.2f} → {after['value']:>13.2f} ({spread})")
     print(f"loss, nats a token, paired: {more['value']:+.4f} ({more['low']:+.4f} – {more['high']:+.4f})")
-    print(f"What reads it: {SCHEMES[config.scheme].readers}.")
+    print(f"It is read by {SCHEMES[config.scheme].readers}.")
     return told
 
 

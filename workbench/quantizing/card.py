@@ -128,7 +128,7 @@ Made on {str(told["created"])[:10]} with {packages}:
 
 {_calibrated(told)}## What reads it
 
-{scheme.readers[0].upper() + scheme.readers[1:]}.
+It is read by {scheme.readers}.
 
 {_use(told)}
 
@@ -170,7 +170,7 @@ def _calibrated(told: Mapping[str, Any]) -> str:
     task = f"`{data['task']}`{f' ({settings})' if settings else ''}"
     return (
         f"## Calibration\n\n{data['samples']:,} examples of the practice split of {task}, {data['tokens']:,} "
-        f"tokens (hash `{data['hash']}`): each question under the prompt `{data['prompt']}`, with its right answer. "
+        f"tokens (hash `{data['hash']}`): each question under the prompt `{data['prompt']}`, with its answer. "
         "Text of another kind may lose more than text like theirs; dev and test questions were not looked at.\n\n"
     )
 

@@ -6,6 +6,8 @@ moves their outliers into the weights first (SmoothQuant, Xiao et al. 2023, arXi
 where the model is built so that this changes nothing else. The output layer stays as it is.
 """
 
+import logging
+import os
 import re
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -63,6 +65,7 @@ def write(
     Raises:
         UserError: llmcompressor cannot do it with this model.
     """
+    os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "ERROR")  # else hundreds of lines
     from datasets import Dataset
     from llmcompressor import oneshot
     from loguru import logger
@@ -77,8 +80,8 @@ def write(
 
     recipe, record = _recipe(scheme, group_size, weights)
     rows = Dataset.from_list([{"input_ids": list(ids), "attention_mask": [1] * len(ids)} for ids in data.rows])
-    logger.remove()  # its hundreds of lines and bars
-    logger.add(count, format="{message}")
+    listening = logger.add(count, format="{message}")
+    logging.disable(logging.WARNING)
     try:
         with quiet_transformers(), redirect_stderr(StringIO()):
             oneshot(
@@ -93,6 +96,9 @@ def write(
     except (ValueError, RuntimeError, NotImplementedError) as error:
         kind = weights.config.model_type
         raise UserError(f"llmcompressor cannot make {scheme} of this {kind} model: {first_line(error)}") from error
+    finally:
+        logging.disable(logging.NOTSET)
+        logger.remove(listening)
     with quiet_transformers(), redirect_stderr(StringIO()):
         weights.save_pretrained(folder, save_compressed=True)
         tokenizer.save_pretrained(folder)

@@ -2,8 +2,10 @@
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +159,8 @@ def _after(
     if scheme == "gguf":
         [file] = folder.glob("*.gguf")
         with tempfile.TemporaryDirectory(dir=folder) as dense:
-            convert_gguf(file, Path(dense))
+            with redirect_stderr(StringIO()):  # a bar of its own
+                convert_gguf(file, Path(dense))
             losses, _ = _losses(Model(dense), plan.dtype, paragraphs, label, quiet)
         return losses, gguf_file.linear_size(file)
     losses, size = _losses(Model(str(folder)), plan.dtype, paragraphs, label, quiet)
@@ -167,7 +170,8 @@ def _after(
 def _losses(model: Model, dtype: str, paragraphs: tuple[str, ...], label: str, quiet: bool) -> tuple[Losses, Size]:
     from workbench.engines.hf import HfEngine
 
-    engine = HfEngine(model, dtype=dtype)
+    with redirect_stderr(StringIO()):  # bars of unpacking
+        engine = HfEngine(model, dtype=dtype)
     try:
         with Bar(label, quiet=quiet) as bar:
             return text_losses(engine, paragraphs, bar.show), linear_size(engine.weights)
