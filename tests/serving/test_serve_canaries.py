@@ -182,7 +182,8 @@ def state_of_a_model(folder: Path, loras: Path) -> ServerState:
     return ServerState(
         url="http://127.0.0.1:8120", host="127.0.0.1", port=8120, model="m", revision=None, folder=str(folder),
         pid=1, created=0.0, mark="", python="", version="0.32.0 cpu", command=(), dtype="bfloat16",
-        max_lora_rank=8, room=4, prompt_embeds=False, started="", adapters={"one-1": Served(str(loras / "one"), "LORA", "")},
+        max_lora_rank=8, room=4, prompt_embeds=False, started="",
+        adapters={"one-1": Served(str(loras / "one"), "LORA", "")},
     )  # fmt: skip
 
 
@@ -207,12 +208,17 @@ def test_the_reference_of_a_quantised_model_is_what_it_was_made_from(
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
     found, bounds, note = find_reference(state_of_a_model(folder, loras))
     assert (
-        found is None and note == "compared with itself only: the model is quantised, and does not say from what"
+        found is None
+        and note == "compared with itself only: the model is quantised, and does not say by name from what"
     )
     (folder / "quantization.json").write_text(json.dumps({"base": str(tiny_model), "scheme": "w4a16"}))
     found, bounds, note = find_reference(state_of_a_model(folder, loras))
     assert found is not None and found._model.base == str(tiny_model)
     assert bounds == QUANTIZED and note == ""
+    told = {"base": str(tiny_model), "base_hash": "0" * 16}
+    (folder / "quantization.json").write_text(json.dumps(told))
+    found, _, note = find_reference(state_of_a_model(folder, loras))
+    assert found is None and "quantised from other weights than" in note
     (folder / "quantization.json").write_text(json.dumps({"base": "gone"}))
     found, _, note = find_reference(state_of_a_model(folder, loras))
     assert found is None and "There is no model 'gone'" in note

@@ -19,6 +19,7 @@ from recipes.serve import Config, main
 from workbench.errors import UserError
 from workbench.identity import folder_hash
 from workbench.server_state import ServerState, lives, read_states, server_folder, write_state
+from workbench.serving import server
 from workbench.serving.config import MARK, ServeConfig
 from workbench.serving.process import end, processes_of
 from workbench.serving.server import reload, start, stop
@@ -315,3 +316,31 @@ def test_the_state_is_json(config: Make) -> None:
     state = start(config())
     told = json.loads((state.place / "state.json").read_text())
     assert told["health"] == "healthy" and told["port"] == state.port
+
+
+def test_ctrl_c_while_the_canaries_run_ends_the_server_too(
+    config: Make, monkeypatch: pytest.MonkeyPatch, loras: Path
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server, "watch", interrupt)
+    before = left()
+    with pytest.raises(KeyboardInterrupt):
+        start(config())
+    assert left() == before and read_states() == []
+
+
+def test_a_reload_that_was_interrupted_says_so(
+    config: Make, loras: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(config(max_lora_rank=8))
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server, "watch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        reload(ServeConfig(adapters=(str(loras / "one"),)))
+    [state] = read_states()
+    assert state.note == "its canaries have not run since a reload" and len(state.adapters) == 1

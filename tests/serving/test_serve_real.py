@@ -52,7 +52,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, embedded_model: Model) ->
         with torch.no_grad():
             for weight_name, weight in adapted.named_parameters():
                 if "lora_B" in weight_name:
-                    weight.normal_(std=0.01)
+                    weight.normal_(std=0.03)
         save_adapter(adapted, embedded_model, root / name)
     return root
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.adapters import with_adapter
 from workbench.errors import UserError
+from workbench.identity import folder_hash
 from workbench.models import load_base, model_folder, read_object
 from workbench.server_state import ServerState
 from workbench.serving.asking import Ids
@@ -90,11 +91,14 @@ def _dense(folder: Path) -> Path:
     """What a quantised model was made from.
 
     Raises:
-        UserError: it does not say, or that cannot be had.
+        UserError: it does not say (a base that was a folder has no name), or that cannot be had as it was.
     """
     card = folder / "quantization.json"
     told = read_object(card) if card.is_file() else {}
     base, revision = told.get("base"), told.get("revision")
     if not isinstance(base, str):
-        raise UserError("the model is quantised, and does not say from what")
-    return model_folder(base, revision if isinstance(revision, str) else None)
+        raise UserError("the model is quantised, and does not say by name from what")
+    dense = model_folder(base, revision if isinstance(revision, str) else None)
+    if told.get("base_hash") not in (None, folder_hash(dense)):
+        raise UserError(f"the model was quantised from other weights than {base!r} has here")
+    return dense

@@ -33,7 +33,13 @@ def start(config: ServeConfig) -> ServerState:
     with _alone(port_of(config)):
         plan = check(config)
         _clear(port_of(config))
-        return watch(_launch(plan), config.canaries == "full")
+        state = _launch(plan)
+        try:
+            return watch(state, config.canaries == "full")
+        except BaseException:
+            if not any(seen.health == "unhealthy" for seen in read_states() if seen.mark == state.mark):
+                _abandon(state)  # Ctrl-C, or no reference could be loaded
+            raise
 
 
 def reload(config: ServeConfig) -> tuple[ServerState, list[str]]:
@@ -71,7 +77,8 @@ def _load(state: ServerState, adapter: Adapter) -> ServerState:
             if adapter.kind == LORA:
                 server.load(adapter.served, str(folder))
             served = Served(str(folder), adapter.kind, str(adapter.folder.resolve()))
-            state = replace(state, adapters={**state.adapters, adapter.served: served})
+            adapters = {**state.adapters, adapter.served: served}
+            state = replace(state, adapters=adapters, canaries=(), note="its canaries have not run since a reload")
             write_state(state)
             return state
     except Refusal as error:
@@ -149,12 +156,16 @@ def _launch(plan: Plan) -> ServerState:
     try:
         wait_until_up(state, process, config.timeout)
     except BaseException:  # Ctrl-C too
-        end(state, gentle=5)
-        process.wait()
-        (state.place / "state.json").unlink(missing_ok=True)
-        _sweep()
+        _abandon(state)
         raise
     return state
+
+
+def _abandon(state: ServerState) -> None:
+    """End a server that did not become one; its log stays."""
+    end(state, gentle=5)
+    (state.place / "state.json").unlink(missing_ok=True)
+    _sweep()
 
 
 def _check_room(state: ServerState, fresh: Sequence[Adapter]) -> None:
