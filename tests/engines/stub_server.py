@@ -135,12 +135,12 @@ def good_answer(path: str, body: dict[str, Any]) -> dict[str, Any]:
             logprobs = {"token_logprobs": [None, *scores[1:]], "top_logprobs": [None, *told[1:]]}
             choices.append({"index": i, "text": "", "logprobs": logprobs, "finish_reason": "length"})
         return {"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
-    if isinstance(body.get("prompt_embeds"), list):
+    if "logprob_token_ids" in body or isinstance(body.get("prompt_embeds"), list):
         ids = body.get("logprob_token_ids")
         told = {f"token_id:{token}": -0.5 * (token % 7) for token in ids or ()} or likeliest(body["logprobs"])
         choices = [
             {"index": i, "text": "x", "logprobs": {"top_logprobs": [told]}, "finish_reason": "length"}
-            for i in range(len(body["prompt_embeds"]))
+            for i in range(len(body.get("prompt_embeds") or body["prompt"]))
         ]
         return {"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
     choices = []

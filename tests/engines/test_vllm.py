@@ -452,29 +452,50 @@ def test_a_continuation_is_scored_by_its_own_tokens(server: StubServer, style: s
     assert [(c.prompt_tokens, c.completion_tokens) for _, c in batch] == [(6, 4), (6, 2)]
 
 
+def test_labels_of_one_token_are_scored_behind_one_prompt(server: StubServer) -> None:
+    labels = ["y", "n", "m"]
+    [batch] = engine_for(server).logprobs([ask(style="chat")], [labels])
+    assert [c.logprob for _, c in batch] == [pytest.approx(-0.5 * (ord(label) % 7)) for label in labels]
+    assert [(c.prompt_tokens, c.completion_tokens) for _, c in batch] == [(6, 1)] * 3
+    [body] = [body for _, path, body in server.calls if path == "/v1/completions"]
+    assert len(body["prompt"]) == 1 and body["logprob_token_ids"] == sorted(map(ord, labels))
+    assert body["max_tokens"] == 1 and "echo" not in body
+
+
+def test_a_server_that_is_not_vllm_echoes_every_label(server: StubServer) -> None:
+    server.is_vllm = False
+    [batch] = engine_for(server).logprobs([ask()], [["y", "n"]])
+    assert [c.logprob for _, c in batch] == [pytest.approx(-0.5 * (ord(label) % 7)) for label in "yn"]
+    assert [len(body["prompt"]) for body in server.bodies if body.get("echo")] == [2]
+
+
 @pytest.mark.parametrize(
-    "fault",
+    ("labels", "fault"),
     [
-        garbage({"choices": []}),
-        edited(lambda answer: answer["choices"].pop()),
-        edited(lambda answer: answer["choices"][0]["logprobs"]["token_logprobs"].pop()),
-        edited(lambda answer: answer["choices"][0].pop("logprobs")),
-        status(404, "no such path"),
+        (("a", "b"), garbage({"choices": []})),
+        (("a", "b"), edited(lambda answer: answer["choices"].pop())),
+        (("ab", "bc"), edited(lambda answer: answer["choices"].pop())),
+        (("ab", "bc"), edited(lambda answer: answer["choices"][0]["logprobs"]["token_logprobs"].pop())),
+        (("a", "b"), edited(lambda answer: answer["choices"][0]["logprobs"]["top_logprobs"][0].popitem())),
+        (("a", "b"), edited(lambda answer: answer["choices"][0].pop("logprobs"))),
+        (("a", "b"), status(404, "no such path")),
     ],
 )
-def test_a_score_that_is_missing_makes_all_labels_errors(server: StubServer, fault: Any) -> None:
+def test_a_score_that_is_missing_makes_all_labels_errors(
+    server: StubServer, labels: tuple[str, str], fault: Any
+) -> None:
     engine = engine_for(server)
-    list(engine.logprobs([ask()], [["a", "b"]]))
+    list(engine.logprobs([ask()], [labels]))
     server.calls.clear()
     server.faults = [edited(lambda answer: None), fault]  # the prompt's tokens; the labels' are known by now
-    [batch] = engine.logprobs([ask()], [["a", "b"]])
+    [batch] = engine.logprobs([ask()], [labels])
     assert [(c.index, c.finish) for _, c in batch] == [(0, Finish.ERROR), (1, Finish.ERROR)]
     assert [path for _, path, _ in server.calls] == ["/tokenize", "/v1/completions"]
 
 
 def test_a_prompt_or_a_continuation_without_tokens(server: StubServer) -> None:
     engine = engine_for(server)
-    [[(_, scored)]] = engine.logprobs([ask(text="")], [["a"]])
+    [[(_, scored)]] = engine.logprobs([ask(text="")], [["ab"]])
     assert scored.finish is Finish.ERROR
     with pytest.raises(UserError, match="no tokens"):
         list(engine.logprobs([ask()], [[""]]))

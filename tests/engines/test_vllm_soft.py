@@ -18,7 +18,8 @@ from stub_server import StubServer, edited, garbage, status
 
 from workbench.engines.base import sample_seed
 from workbench.engines.encode import Encoder
-from workbench.engines.soft_client import MAX_IDS, MAX_PROMPTS, _parts, read_embeddings
+from workbench.engines.next_token import MAX_IDS, MAX_PROMPTS, parts
+from workbench.engines.soft_client import read_embeddings
 from workbench.engines.vllm import VllmEngine
 from workbench.errors import UserError
 from workbench.models import load_tokenizer
@@ -192,7 +193,7 @@ before_and_after = st.dictionaries(
 @given(before_and_after)
 def test_the_parts_hold_everything_once_and_are_small(wanted: dict[tuple[int, ...], set[int]]) -> None:
     asked = []
-    for befores, ids in _parts(wanted):
+    for befores, ids in parts(wanted):
         assert 0 < len(befores) <= MAX_PROMPTS and 0 < len(ids) <= MAX_IDS
         assert len(set(befores)) == len(befores)
         asked += [(before, token) for before in befores for token in ids if token in wanted[before]]

@@ -14,6 +14,7 @@ from workbench.engines.kv import ATTENTION, BufferLayer, buffers_from, joined
 from workbench.engines.packing import Branch, Packed, pack
 from workbench.errors import UserError
 from workbench.models import quiet_transformers
+from workbench.quantization import exact_activations
 
 _MASK_ELEMENTS = 2**25  # of one pass's mask; torch makes several copies of it, in float32
 
@@ -150,7 +151,7 @@ def use_grouped_attention(weights: Any) -> None:
     problem = "the logits are not the model's own"
     training, attention = weights.training, weights.config._attn_implementation
     weights.eval()
-    with torch.inference_mode(), quiet_transformers():
+    with torch.inference_mode(), quiet_transformers(), exact_activations(weights):
         # `eager` is an architecture's own definition; its `sdpa` may leave out what torch's lacks (Gemma 2).
         weights.set_attn_implementation("eager")
         expected = torch.cat(

@@ -9,7 +9,7 @@ next one behind all that is before it.
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 
 from workbench.adapters import check_embeddings
-from workbench.engines.answers import read_likely, read_next
+from workbench.engines.answers import read_likely
 from workbench.engines.base import TokenScore
 from workbench.engines.client import Send, ServerError, Servers
 from workbench.engines.encode import Encoder
+from workbench.engines.next_token import MAX_PROMPTS, ONE_TOKEN, Tokens, score_steps, steps_of
 from workbench.errors import UserError
 from workbench.models import check_adapter, load_tokenizer, model_folder, quiet_transformers
 from workbench.types import Completion, Finish, Model, Request
@@ -28,16 +29,7 @@ from workbench.types import Completion, Finish, Model, Request
 if TYPE_CHECKING:
     import torch
 
-MAX_PROMPTS = 32
-"""Prompts in one HTTP request for scores."""
-
-MAX_IDS = 128
-"""Tokens whose log-probability one HTTP request may ask for (vLLM's own bound)."""
-
 T = TypeVar("T")
-Tokens = tuple[int, ...]
-Step = tuple[Tokens, int]
-"""A token, behind those that are before it."""
 
 
 def is_soft(model: Model) -> bool:
@@ -107,8 +99,10 @@ class SoftPrompts:
             UserError: as `ask`, or a continuation has no tokens.
         """
         pairs = [self._encoder.encode_pair(request, text)[:2] for text in texts]
-        steps = [_steps(prompt, own) for prompt, own in pairs]
-        told, seconds = await self._scored(client, [step for own_steps in steps for step in own_steps])
+        steps = [steps_of(prompt, own) for prompt, own in pairs]
+        told, seconds = await score_steps(
+            partial(self._next, client), [step for own_steps in steps for step in own_steps]
+        )
         return [
             Completion(
                 index=i,
@@ -131,8 +125,8 @@ class SoftPrompts:
             ServerError, UserError: as `score`.
         """
         prompt, own, _ = self._encoder.encode_pair(request, text)
-        steps = _steps(prompt, own)
-        told, _ = await self._scored(client, steps)
+        steps = steps_of(prompt, own)
+        told, _ = await score_steps(partial(self._next, client), steps)
         likely: list[tuple[tuple[int, float], ...]] = [()] * len(steps)
         if top:  # asked for by themselves: a server that is asked for some tokens tells no others
             likely = []
@@ -142,26 +136,11 @@ class SoftPrompts:
                 likely += read_likely(answer, len(befores), top)
         return tuple(TokenScore(step[1], told[step], beside) for step, beside in zip(steps, likely, strict=True))
 
-    async def _scored(self, client: httpx.AsyncClient, steps: Sequence[Step]) -> tuple[dict[Step, float], float]:
-        """The log-probability of each step's token behind what is before it, and the seconds of it."""
-        wanted: dict[Tokens, set[int]] = {}  # continuations that begin alike share what is behind the beginning
-        for before, token in steps:
-            wanted.setdefault(before, set()).add(token)
-        told: dict[Step, float] = {}
-        seconds = 0.0
-        for befores, ids in _parts(wanted):
-            answer, share = await self._next(client, befores, {"logprobs": 0, "logprob_token_ids": ids})
-            seconds += share
-            for before, logprobs in zip(befores, read_next(answer, len(befores), ids), strict=True):
-                told |= {(before, token): logprob for token, logprob in logprobs.items()}
-        return told, seconds
-
     async def _next(
         self, client: httpx.AsyncClient, befores: Sequence[Tokens], told: dict[str, Any]
     ) -> tuple[dict[str, Any], float]:
         """What is said of the token behind each of these, and the seconds of it."""
-        body = {"prompt_embeds": [self._embeddings(before) for before in befores], "max_tokens": 1}
-        body |= {"temperature": 0, "return_tokens_as_token_ids": True, **told}
+        body = {"prompt_embeds": [self._embeddings(before) for before in befores], **ONE_TOKEN, **told}
         return await self._sent(partial(self._servers.post, client), body)
 
     def _embeddings(self, tokens: Sequence[int]) -> str:
@@ -183,26 +162,6 @@ class SoftPrompts:
                 "The server takes no embeddings, and a soft prompt can be sent in no other way. Start it with "
                 "--enable-prompt-embeds, for users whom you trust only: it loads the tensors that they send."
             ) from None
-
-
-def _steps(prompt: list[int], own: list[int]) -> list[Step]:
-    return [(tuple(prompt + own[:i]), token) for i, token in enumerate(own)]
-
-
-def _parts(wanted: Mapping[Tokens, set[int]]) -> Iterator[tuple[list[Tokens], list[int]]]:
-    """(what is before, the tokens that are asked for behind each of these), as many as one request may hold."""
-    befores: list[Tokens] = []
-    ids: set[int] = set()
-    for before, token in ((before, token) for before, tokens in wanted.items() for token in sorted(tokens)):
-        fresh = not befores or befores[-1] != before
-        if len(befores) + fresh > MAX_PROMPTS or len(ids | {token}) > MAX_IDS:
-            yield befores, sorted(ids)
-            befores, ids, fresh = [], set(), True
-        if fresh:
-            befores.append(before)
-        ids.add(token)
-    if befores:
-        yield befores, sorted(ids)
 
 
 def read_soft_prompt(model: Model, hidden: int) -> "torch.Tensor":

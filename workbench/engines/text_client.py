@@ -1,7 +1,9 @@
 """Prompts that the server itself tokenises: a conversation for its chat template, or plain text."""
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -9,6 +11,7 @@ import httpx
 from workbench.engines.answers import read_scores, read_tokens
 from workbench.engines.base import TokenScore
 from workbench.engines.client import Send, ServerError, Servers
+from workbench.engines.next_token import ONE_TOKEN, Tokens, score_steps, steps_of
 from workbench.errors import UserError
 from workbench.types import Completion, Finish, Request
 
@@ -24,13 +27,15 @@ class TextPrompts:
     Args:
         servers: who answers.
         name: the model's name there.
+        is_vllm: whether they tell the log-probability of any token as the next one, as vLLM does.
     """
 
     virtual = 0
 
-    def __init__(self, servers: Servers, name: str) -> None:
+    def __init__(self, servers: Servers, name: str, is_vllm: Callable[[], bool]) -> None:
         self._servers = servers
         self._name = name
+        self._is_vllm = is_vllm
         self._label_tokens: dict[str, list[int]] = {}
 
     async def ask(self, send: Send[T], request: Request, sampling: dict[str, Any]) -> T:
@@ -63,8 +68,16 @@ class TextPrompts:
             UserError: as `Servers.post`, or a continuation has no tokens.
         """
         prompt, owns = await self._tokens(client, request, texts)
-        answer, seconds = await self._echoed(client, [prompt + own for own in owns], {"logprobs": 0})
-        scores = read_scores(answer, len(prompt), owns)
+        steps = [steps_of(prompt, own) for own in owns]
+        every = [step for own_steps in steps for step in own_steps]
+        # Labels of one token are all told behind the one prompt, which the prefix cache may know; a text of many
+        # tokens is read once as a whole.
+        if len({before for before, _ in every}) <= len(texts) and self._is_vllm():
+            told, seconds = await score_steps(partial(self._next, client), every)
+            scores = [math.fsum(told[step] for step in own_steps) for own_steps in steps]
+        else:
+            answer, seconds = await self._echoed(client, [prompt + own for own in owns], {"logprobs": 0})
+            scores = read_scores(answer, len(prompt), owns)
         return [
             Completion(i, text, len(prompt), len(own), score, seconds / len(texts), Finish.SCORED)
             for i, (text, own, score) in enumerate(zip(texts, owns, scores, strict=True))
@@ -97,6 +110,13 @@ class TextPrompts:
         """The prompts' own log-probabilities: `echo` with max_tokens=0 gives them and draws nothing."""
         body: dict[str, Any] = {"model": self._name, "prompt": prompts, "max_tokens": 0, "echo": True}
         return await self._servers.post(client, "/v1/completions", body | told)
+
+    async def _next(
+        self, client: httpx.AsyncClient, befores: Sequence[Tokens], told: dict[str, Any]
+    ) -> tuple[dict[str, Any], float]:
+        """What is said of the token behind each of these, and the seconds of it."""
+        body = {"model": self._name, "prompt": [list(before) for before in befores], **ONE_TOKEN, **told}
+        return await self._servers.post(client, "/v1/completions", body)
 
     async def _own_tokens(
         self, client: httpx.AsyncClient, request: Request, prompt: list[int], text: str

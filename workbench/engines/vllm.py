@@ -138,7 +138,11 @@ class VllmEngine:
 
     @cached_property
     def _prompts(self) -> SoftPrompts | TextPrompts:
-        return self._soft or TextPrompts(self._servers, self._name)
+        return self._soft or TextPrompts(self._servers, self._name, lambda: self._is_vllm)
+
+    @cached_property
+    def _is_vllm(self) -> bool:
+        return all(software.startswith("vllm ") for software in self.version.split(" + "))
 
     def count_tokens(self, requests: Sequence[Request]) -> list[int]:
         """Tokens of each request's prompt, the chat template's among them, a soft prompt's not.
