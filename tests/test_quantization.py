@@ -28,6 +28,7 @@ from workbench.methods.lora import Config, peft_settings
 from workbench.models import load_base, load_tokenizer, shape_of
 from workbench.prompts import load_prompt
 from workbench.quantization import (
+    exact_activations,
     int4_and_back,
     keep_gradients_right,
     linear_layers,
@@ -369,6 +370,18 @@ def test_compressed_tensors_without_their_package_tell_who_reads_them(
     monkeypatch.setattr("workbench.quantization.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"are compressed-tensors: serve them with vLLM .*`make quantize`"):
         load_base(Model(str(folder)), "float32", "cpu")
+
+
+def test_rounding_of_activations_rests_and_comes_back(tiny_model: Path) -> None:
+    """As compressed-tensors has it: a layer with a scheme rounds unless `quantization_enabled` is false."""
+    weights = load_base(Model(str(tiny_model)), "float32", "cpu")
+    layer = weights.model.layers[0].mlp.up_proj
+    layer.quantization_scheme = "W8A8"
+    with pytest.raises(ZeroDivisionError), exact_activations(weights):
+        assert layer.quantization_enabled is False
+        assert not hasattr(weights.model.layers[0].mlp.down_proj, "quantization_enabled")
+        raise ZeroDivisionError
+    assert layer.quantization_enabled is True
 
 
 def test_nothing_dense_is_kept_for_the_backward_pass(nf4: Model) -> None:

@@ -24,6 +24,7 @@ from workbench.identity import folder_hash
 from workbench.models import (
     check_adapter,
     first_line,
+    is_packed,
     load_base,
     load_tokenizer,
     model_folder,
@@ -109,7 +110,7 @@ def merge(model: Model, out: Path, dtype: str | None = None) -> Merged:
     adapted = load_weights(model, "float32", "cpu")
     ids = _probe_ids(model)
     before = _logits(adapted, ids)
-    if model.quantization is not None:
+    if is_packed(model):
         adapted = with_adapter(dequantized(model), model).eval()
     weights = adapted if kind == BITFIT else _into_base(adapted)
     arithmetic, largest = _distance(before, _logits(weights, ids)), max(float(x.abs().max()) for x in before)
@@ -187,7 +188,10 @@ def dequantized(model: Model) -> Any:
     import torch
 
     with quiet_transformers():
-        return load_base(replace(model, adapter=None), "float32", "cpu").dequantize(torch.float32).eval()
+        dense = load_base(replace(model, adapter=None), "float32", "cpu").dequantize(torch.float32).eval()
+    if model.quantization is None:  # its folder was packed, and what unpacks one cannot be turned round for saving
+        dense._weight_conversions = None
+    return dense
 
 
 def _mergeable(model: Model) -> dict[str, Any]:
@@ -266,7 +270,7 @@ def _write(weights: Any, tokenized_by: Model, dtype: str, out: Path, record: dic
 def _compared(weights: Any, base: Model, result: Unmerged) -> Unmerged:
     """What came of unmerging, with how far it is from the base."""
     base = replace(base, adapter=None)
-    dense = dequantized(base) if base.quantization is not None else load_base(base, "float32", "cpu")
+    dense = dequantized(base) if is_packed(base) else load_base(base, "float32", "cpu")
     found, told = ({name: p.detach() for name, p in each.named_parameters()} for each in (weights, dense))
     if {name: p.shape for name, p in found.items()} != {name: p.shape for name, p in told.items()}:
         raise UserError(f"{base.base!r} is no base of this model: its weights have other names or sizes.")

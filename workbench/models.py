@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from workbench.cost import ModelShape
 from workbench.errors import UserError
-from workbench.quantization import keep_gradients_right, loading_options, parameters_in
+from workbench.quantization import keep_gradients_right, loading_options, parameters_in, quantized_as
 from workbench.types import Model
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -165,6 +165,11 @@ def load_base(model: Model, dtype: str, device: str) -> Any:
     if options:
         keep_gradients_right(weights)
     return weights.to(device).eval()
+
+
+def is_packed(model: Model) -> bool:
+    """Whether a model's weights are quantised when it is loaded: as it says, or in its folder already."""
+    return model.quantization is not None or quantized_as(model_folder(model.base, model.revision)) is not None
 
 
 def first_line(error: BaseException) -> str:

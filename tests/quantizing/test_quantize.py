@@ -14,11 +14,14 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from recipes.quantize import Config, main
+from workbench.adapters import load_weights
 from workbench.engines.hf import HfEngine
 from workbench.errors import UserError
 from workbench.files import read_json
 from workbench.forgetting import perplexity, text_losses
 from workbench.hub import split_card
+from workbench.merging import merge
+from workbench.methods import sft
 from workbench.methods.lora import Config as LoraConfig
 from workbench.methods.lora import adapt
 from workbench.models import load_base, load_tokenizer
@@ -268,11 +271,11 @@ def test_too_few_examples(samples: int | None, practice: int, match: str, make: 
 
 @pytest.mark.usefixtures("libraries")
 def test_a_task_without_a_practice_split(make: Callable[..., Config], tmp_path: Path) -> None:
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text(json.dumps({"question": "1?", "answer": "1"}), encoding="utf-8")
+    rows = [{"question": f"{i}?", "answer": str(i), "part": part} for i, part in enumerate(["dev", "test"] * 20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     described = tmp_path / "task.yaml"
-    described.write_text("path: rows.jsonl\ninput: question\ntarget: answer\n", encoding="utf-8")
-    refused(make("w4a16", task=str(described)), r"has no question in its \w+ split|needs more data|split")
+    described.write_text("path: rows.jsonl\ninput: question\ntarget: answer\nsplit: part\n", encoding="utf-8")
+    refused(make("w4a16", task=str(described)), r"has no question in its practice split")
 
 
 @pytest.mark.usefixtures("libraries")
@@ -336,3 +339,37 @@ def test_calibration_reads_practice_questions_with_their_answers(wide: Path) -> 
     assert data.record["tokens"] == sum(map(len, data.rows))
     assert calibration(model, task, prompt, 17).record["hash"] != data.record["hash"]
     assert calibration(model, task, prompt, 16).record == data.record
+
+
+# --- what is done with a quantised folder -----------------------------------------------------------
+
+
+def test_an_adapter_learned_beside_a_quantised_folder_merges_into_what_its_codes_stand_for(
+    make: Callable[..., Config], tmp_path: Path
+) -> None:
+    main(make("nf4"))
+    packed = Model(str(tmp_path / "out"))
+    task = load_task("arithmetic", {"practice": "8", "dev": "4", "test": "4"})
+    with Run.open(tmp_path / "runs", "lora", {"recipe": "lora"}, name="mine") as run:
+        training = Training(steps=2, batch_size=2, precision="float32")
+        system = System(packed, load_prompt("arithmetic"), Greedy(16))
+        tuned = adapt(system, task, LoraConfig(rank=2, training=training), run).model
+    merged = merge(tuned, tmp_path / "merged")
+    assert merged.arithmetic < 1e-3 * merged.largest
+    assert "quantization_config" not in read_json(tmp_path / "merged" / "config.json")
+    ids = torch.tensor([load_tokenizer(packed).encode("What is 12 plus 7? The answer is 19.")])
+    with torch.no_grad():
+        dense = load_base(Model(str(tmp_path / "merged")), "float32", "cpu")(input_ids=ids).logits
+        adapted = load_weights(tuned, "float32", "cpu")(input_ids=ids).logits
+    assert torch.allclose(dense, adapted, atol=1e-3)
+
+
+def test_all_weights_of_a_quantised_folder_cannot_be_trained(make: Callable[..., Config], tmp_path: Path) -> None:
+    main(make("int8"))
+    task = load_task("arithmetic", {"practice": "8", "dev": "4", "test": "4"})
+    system = System(Model(str(tmp_path / "out")), load_prompt("arithmetic"), Greedy(16))
+    with (
+        Run.open(tmp_path / "runs", "sft", {"recipe": "sft"}, name="mine") as run,
+        pytest.raises(UserError, match=r"they are quantised, which freezes them\. .*name the dense model"),
+    ):
+        sft.adapt(system, task, sft.Config(training=Training(steps=1, batch_size=2)), run)

@@ -14,7 +14,7 @@ from workbench.engines.packing import Tokens
 from workbench.errors import UserError
 from workbench.files import read_json, write_json
 from workbench.launch import device, is_helper
-from workbench.models import context_of, load_base, load_tokenizer
+from workbench.models import context_of, is_packed, load_base, load_tokenizer
 from workbench.prompts import render, render_answer
 from workbench.runs import Run
 from workbench.tasks.base import Task
@@ -124,10 +124,10 @@ def base_and_encoder(system: System, training: Training, *, all_weights: bool = 
             f"A base model is tuned, and this one has the adapter {system.model.adapter!r} already, which would "
             "be lost. Leave --adapter out, or merge it into its base first (`workbench adapter merge`)."
         )
-    if all_weights and system.model.quantization is not None:
+    if all_weights and is_packed(system.model):
         raise UserError(
-            f"The model's own weights are to be trained, and --quantization {system.model.quantization} freezes "
-            "them. Leave it out; `workbench qlora` trains an adapter beside them."
+            "The model's own weights are to be trained, and they are quantised, which freezes them. Leave "
+            "--quantization out, or name the dense model; `workbench lora` trains an adapter beside them."
         )
     torch.manual_seed(training.training_seed)
     dtype = "float32" if all_weights else training.precision
