@@ -18,6 +18,14 @@ from workbench.types import Model
 EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Where the embedded model comes from; as the workbench has it, its weights were rounded to 4 bits (Q4_1)."""
 
+_BESIDE = {
+    "nf4": "PEFT reads the adapter too, beside its base in NF4 with double quantisation. Its answers may differ: "
+    "on some CPUs bitsandbytes 0.50 rounds the scales, and it errs where 64 does not divide a layer's width; the "
+    "workbench leaves such layers dense.",
+    "int8": "PEFT reads the adapter too, beside its base in 8 bits (`load_in_8bit`). Its answers may differ: where "
+    "it does not train, bitsandbytes 0.50 rounds the activations too; on a CPU the workbench does not let it.",
+}
+
 _TAGS = {
     "LORA": "lora",
     "PROMPT_TUNING": "prompt-tuning",
@@ -129,11 +137,7 @@ def loading(model: Model, base: Model | None, folder: str, adapter: str, repo: s
     else:
         lines = _with_transformers(theirs)
     if kind not in OWN_KINDS and own:
-        notes.append(
-            "PEFT reads the adapter too, beside its base in NF4 with double quantisation. Its answers may differ: "
-            "on some CPUs bitsandbytes 0.50 rounds the scales, and it errs where 64 does not divide a layer's "
-            "width; the workbench leaves such layers dense."
-        )
+        notes.append(_BESIDE[str(model.quantization)])
     command = f"--model {ours}" + (f" --adapter {adapter}" if kind else "")
     command += f" --quantization {model.quantization}" if model.quantization else ""
     fetched = f" (`hf download {repo} --local-dir FOLDER`)" if repo else ""

@@ -234,6 +234,8 @@ def test_the_embedded_copy_is_told_from_the_hubs(tmp_path: Path) -> None:
         and "PEFT reads the adapter too" in packed
         and "--quantization nf4`" in packed
     )
+    eight = card_of(run, Model(EMBEDDED, adapter=adapter_of(run), quantization="int8"))
+    assert "beside its base in 8 bits" in eight and "NF4" not in eight
 
 
 def test_names_and_licences_of_bases(tmp_path: Path, tiny_model: Path) -> None:
