@@ -96,6 +96,7 @@ class Worker:
             stderr=subprocess.DEVNULL,
             encoding="utf-8",
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+            start_new_session=True,  # Ctrl-C is for us, who may go on; the worker ends with its standard input
         )
 
 
