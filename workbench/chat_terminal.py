@@ -15,7 +15,7 @@ from typing import BinaryIO
 from workbench.chatting import Conversation, Speaker, Turn
 from workbench.errors import UserError
 from workbench.files import json_bytes, write_atomic
-from workbench.inert import visible
+from workbench.inert import is_utf8, visible
 
 HELP = """/reset            begin anew
 /save FILE.jsonl  add the conversation to a file, as a row that `workbench sample` and tuning read
@@ -23,7 +23,6 @@ HELP = """/reset            begin anew
 Ctrl-C stops an answer; what came of it is kept."""
 
 _COMMAND = re.compile(r"/[a-z]+(?=\s|$)")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def talk(
@@ -51,7 +50,7 @@ def talk(
             break
         if command:
             tell(_obey(command.group(), line[command.end() :].strip(), conversation))
-        elif _SURROGATE.search(line):
+        elif not is_utf8(line):
             failed += 1
             tell("The line is not UTF-8 and was not sent.")
         elif line.strip():

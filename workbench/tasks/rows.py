@@ -7,13 +7,13 @@ field. Text is UTF-8, with or without a byte order mark.
 import csv
 import json
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from workbench.errors import UserError
+from workbench.inert import is_utf8
 from workbench.prompt_files import ROLES
 from workbench.types import Message
 
@@ -22,7 +22,6 @@ Row = tuple[int, dict[str, Any]]
 FILES = (".jsonl", ".csv", ".parquet")
 
 _BATCH = 256  # rows of a Parquet file that are made Python objects at once
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def bad_row(source: str, number: int, problem: str, field: str | None = None) -> UserError:
@@ -126,7 +125,7 @@ def text_field(source: str, number: int, row: dict[str, Any], field: str) -> str
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise bad_row(source, number, f"{value!r:.60} is neither text nor a number", field)
     text = str(value)
-    if _SURROGATE.search(text):
+    if not is_utf8(text):
         raise bad_row(source, number, "the text is not UTF-8", field)
     if not text.strip():
         raise bad_row(source, number, "the field is empty", field)
@@ -209,7 +208,7 @@ def _csv(file: Path) -> Iterator[Row]:
 
 
 def _check_header(file: Path, number: int, header: list[str]) -> None:
-    if any(map(_SURROGATE.search, header)):
+    if not all(map(is_utf8, header)):
         raise bad_row(str(file), number, "the header is not UTF-8")
     if repeated := [name for name in header if header.count(name) > 1]:
         raise bad_row(str(file), number, "two columns have this name", repeated[0])
@@ -232,5 +231,5 @@ def _parquet(file: Path) -> Iterator[Row]:
 
 def _check_text(file: Path, number: int, row: dict[str, Any]) -> None:
     for field, value in row.items():
-        if isinstance(value, str) and _SURROGATE.search(value):
+        if isinstance(value, str) and not is_utf8(value):
             raise bad_row(str(file), number, "the text is not UTF-8", field)

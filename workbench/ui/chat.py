@@ -5,7 +5,6 @@ that a model says is text: nothing of it is markup, and what cannot be seen is s
 """
 
 import asyncio
-import re
 import sys
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -15,13 +14,12 @@ from html import escape
 from typing import Any
 
 from workbench.chatting import Answer, Conversation, Speaker, Turn
-from workbench.inert import visible
+from workbench.inert import is_utf8, visible
 
 MAX_QUESTION = 100_000
 """Characters of a question. The model's context is shorter or says so itself."""
 
 _PAUSE = 0.05  # seconds between two updates of the page
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 CSS = """
 #talk .message, #talk .message * { white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -44,7 +42,7 @@ def refusal(question: object, talk: Talk) -> str:
         return "Type a question first."
     if len(question) > MAX_QUESTION:
         return f"The question has {len(question):,} characters; {MAX_QUESTION:,} can be asked."
-    if _SURROGATE.search(question):
+    if not is_utf8(question):
         return "The question holds half a character (a lone surrogate), which no model can read."
     return ""
 
