@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines.stub_server import StubServer, good_answer
 
 import recipes.parity
 from recipes.parity import Config
@@ -301,6 +302,52 @@ def test_a_server_is_asked_again_after_a_finished_run_and_not_within_one(
     assert [line for line in log if line.startswith("draw")] == [], "an interrupted visit goes on"
 
 
+@pytest.fixture
+def servers() -> Iterator[tuple[StubServer, StubServer]]:
+    """Two servers of one model, the second of which says something else."""
+
+    def other(handler: Any, body: dict[str, Any]) -> None:
+        answer = good_answer(handler.path, body)
+        for choice in answer.get("choices", []):
+            if "message" in choice:
+                choice["message"]["content"] = "another answer: 9"
+            if body.get("echo"):
+                told = choice["logprobs"]
+                told["token_logprobs"] = [None, *(score - 2 for score in told["token_logprobs"][1:])]
+        handler.reply(200, answer)
+
+    both = StubServer(("served",)), StubServer(("served",))
+    both[1].always = other
+    yield both
+    for server in both:
+        server.die()
+
+
+def test_servers_of_one_name_are_each_asked(setup: Setup, servers: tuple[StubServer, StubServer]) -> None:
+    words = [f"vllm,endpoint={server.url}" for server in servers]
+    _, row = parity(replace(setup, model="served"), *words)
+    assert row.verdict is not None and row.verdict.state == "drifted"
+    assert row.distance is not None and row.distance.texts.value == 0
+    assert {o.text for o in row.measured.result.outcomes} == {"another answer: 9"}
+    for server in servers:
+        assert {path for _, path, _ in server.calls} == {"/v1/chat/completions", "/tokenize", "/v1/completions"}
+
+
+def test_a_server_against_itself_is_refused(setup: Setup, servers: tuple[StubServer, StubServer]) -> None:
+    url = servers[0].url
+    words = (f"vllm,endpoint={url},name=a", f"vllm,endpoint={url}/v1,name=b")
+    with pytest.raises(UserError, match=f"'a' and 'b' are the same system .*at {url}, asked"):
+        parity(replace(setup, model="served"), *words)
+    assert servers[0].calls == [], "nothing was asked"
+
+
+def test_a_model_against_itself_is_refused(tiny: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    setup = replace(tiny, questions=2, engine=EngineConfig(dtype="float32"))
+    with pytest.raises(UserError, match=r"'hf' and 'hf,device=cpu' are the same system .*float32 cpu"):
+        parity(setup, "hf", "hf,device=cpu")
+
+
 class _Clock:
     """A clock that moves a second each time it is looked at."""
 
@@ -315,9 +362,9 @@ class _Clock:
 
 
 def test_a_completion_of_a_visit_keeps_all_but_its_seconds() -> None:
-    engine = asking.Visited(Server(Model("x"), []), "today")
+    engine = asking.Visited(Server(Model("x"), []), ["http://b:1/v1/", "http://a:1"], "today")
     [[(_, found)]] = engine.sample([Request("q", ())], Sampling(temperature=0))
-    assert engine.version == "vllm 1, somewhere, asked from today"
+    assert engine.version == "vllm 1, somewhere, at http://a:1 and http://b:1, asked from today"
     assert replace(found, seconds=0) == Completion(
         0, "7", completion_tokens=1, logprob=found.logprob, finish=Finish.STOP
     )
@@ -333,7 +380,7 @@ def test_a_server_scores_one_answer_at_a_time(monkeypatch: pytest.MonkeyPatch) -
         return original(self, requests, *rest)
 
     monkeypatch.setattr(Scripted, "token_logprobs", counted)
-    engine = asking.Visited(Server(Model("x"), []), "today")
+    engine = asking.Visited(Server(Model("x"), []), ["http://a:1"], "today")
     found = list(engine.token_logprobs([Request("a", ()), Request("b", ())], ["one two", "three"], 20))
     assert [id for [(id, _)] in found] == ["a", "b"] and sizes == [1, 1]
 

@@ -107,6 +107,8 @@ def test_a_folder_says_that_its_weights_are_rounded(how: str, copy: Path) -> Non
         (["hf,name=x", "hf,dtype=float32,name=x"], "are of the same name"),
         (["hf", "tgi"], "There is no engine named 'tgi'.* There are: fake, hf, vllm"),
         (["hf", ""], "There is no engine named ''"),
+        (["run=", "fake"], "run in 'run=' has no value: write run=NAME"),
+        (["hf", "run=,dtype=float32"], "run in 'run=,dtype=float32' has no value"),
         (["hf", "run"], "There is no engine named 'run'"),
         (["hf", "vllm=x"], "There is no engine named 'vllm=x'"),
         (["hf", "hf,endpoint=x"], "no setting of hf named 'endpoint'.*adapter, bounds, device, .*'hf,endpoint=x'"),

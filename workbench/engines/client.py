@@ -69,7 +69,7 @@ class Servers:
     def __init__(
         self, urls: Sequence[str], api_key: str | None, timeout: float, retries: int, backoff: float
     ) -> None:
-        self._endpoints = [Endpoint(_address(url)) for url in urls]
+        self._endpoints = [Endpoint(address(url)) for url in urls]
         if not self._endpoints:
             raise UserError("No server address was given. Give one such as http://127.0.0.1:8000.")
         self._key = (api_key or "").strip()
@@ -287,20 +287,23 @@ class _ShareClock:
             return self._shared
 
 
-def _address(url: str) -> str:
+def address(url: str) -> str:
     """The address without a trailing slash or `/v1`.
 
     Raises:
         UserError: it is no http address, or it holds a user name or password, which messages would show.
     """
-    parsed = httpx.URL(url.strip()) if url.isprintable() else httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo or parsed.query:
+    shown: object = url.rpartition("@")[2]
+    with suppress(httpx.InvalidURL, UnicodeError):  # the latter of a host that cannot be encoded
+        parsed = httpx.URL(url.strip() if url.isprintable() else "")
         shown = parsed.copy_with(userinfo=b"") if parsed.userinfo else url
-        raise UserError(
-            f"{str(shown)!r} is no server address. Write one such as http://127.0.0.1:8000, without a user "
-            "name or password."
-        )
-    return str(parsed).rstrip("/").removesuffix("/v1")
+        bare = not parsed.userinfo and not parsed.query and (parsed.port or 0) < 65536
+        if parsed.scheme in ("http", "https") and parsed.host and bare:
+            return str(parsed).rstrip("/").removesuffix("/v1")
+    raise UserError(
+        f"endpoint is {str(shown)!r}, which is no server address. Write one such as http://127.0.0.1:8000, "
+        "without a user name or password."
+    )
 
 
 def _retry_after(value: str) -> float | None:

@@ -8,6 +8,7 @@ name, so a run that was finished and is started again asks its servers again.
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, cast
 
 from workbench.engines import open_engine
 from workbench.engines.base import Engine, TokenScore, TokenScores
+from workbench.engines.client import address
 from workbench.errors import UserError
 from workbench.files import append_line, json_bytes, read_json, write_json
 from workbench.harness import evaluate, questions_of
@@ -37,32 +39,37 @@ def ask(session: Session, sides: Sequence[Side]) -> list[Measured]:
         sides: two or more.
 
     Raises:
-        UserError: a model or a server cannot be had, or none of a system's requests was answered.
+        UserError: a model or a server cannot be had, none of a system's requests was answered, or two of the
+            systems are one.
     """
     visit = session.run.path / "visit.json"
     if not visit.exists():
         write_json(visit, {"started": datetime.now(UTC).isoformat(timespec="seconds")})
     started = str(read_json(visit)["started"])
+    names: dict[str, str] = {}
     for side in sides:  # a server that is not there is said before the first system is asked
         if side.engine.engine == "vllm":
-            _opened(side, started).close()
+            with closing(_opened(side, started)) as engine:
+                _check_other(side, engine, names)
     found: list[Measured] = []
     for side in sides:
-        engine = _opened(side, started)
-        try:
+        with closing(_opened(side, started)) as engine:
+            _check_other(side, engine, names)
             found.append(_asked(session, side, engine, found[0] if found else None))
-        finally:
-            engine.close()
     visit.unlink()
     return found
 
 
 class Visited:
-    """A server's engine during one visit: its version tells when that began."""
+    """A server's engine during one visit: its version tells which server it is, and when the visit began.
 
-    def __init__(self, engine: Engine, started: str) -> None:
+    Servers of one model may answer differently, which is what is to be found out: none reads another's answers.
+    """
+
+    def __init__(self, engine: Engine, endpoints: Sequence[str], started: str) -> None:
         self._engine = engine
-        self.version = f"{engine.version}, asked from {started}"
+        places = " and ".join(sorted({address(url) for url in endpoints}))
+        self.version = f"{engine.version}, at {places}, asked from {started}"
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -81,7 +88,19 @@ class Visited:
 
 def _opened(side: Side, started: str) -> Engine:
     engine = open_engine(side.model, side.engine)
-    return cast(Engine, Visited(engine, started)) if side.engine.engine == "vllm" else engine
+    if side.engine.engine != "vllm":
+        return engine
+    return cast(Engine, Visited(engine, side.engine.endpoint, started))
+
+
+def _check_other(side: Side, engine: Engine, names: dict[str, str]) -> None:
+    """Refuse a system that is one of those before it; `names` holds theirs by what they are."""
+    first = names.setdefault(short_hash([model_identity(side.model), engine.version]), side.name)
+    if first != side.name:
+        raise UserError(
+            f"{first!r} and {side.name!r} are the same system ({engine.version}): nothing could be told apart. "
+            "Leave one out, or change a setting."
+        )
 
 
 def _asked(session: Session, side: Side, engine: Engine, reference: Measured | None) -> Measured:

@@ -90,6 +90,8 @@ def _read(word: str, setup: Setup) -> tuple[Side, Kind | None]:
     what, equals, run = head.partition("=")
     if what not in SETTINGS or bool(equals) != (what == "run"):
         raise unknown_name("engine", head, [name for name in SETTINGS if name != "run"], "Or write run=NAME.")
+    if what == "run" and not run:
+        raise UserError(f"run in {word!r} has no value: write run=NAME (`workbench runs` lists them).")
     values = _values(word, settings, (*SETTINGS[what], "name", "bounds"))
     model = _model(run, values, setup)
     engine = replace(setup.engine, engine="hf" if what == "run" else what)  # type: ignore[arg-type]
