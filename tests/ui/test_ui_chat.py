@@ -122,15 +122,19 @@ def test_a_model_that_cannot_be_had_is_said() -> None:
 def test_what_is_cleared_while_an_answer_comes_stays_cleared() -> None:
     engine, talk = Paced(), Talk(Conversation("Be brief."))
 
-    async def session() -> Shown:
+    async def session() -> list[list[Turn]]:
+        shown = []
         async for now in answered("long", talk, speaking(engine)):
             if talk.answer is not None and now.turns and now.turns[-1].answer:
                 talk.answer.stop()
                 talk.conversation = Conversation("Be brief.")
-        return now
+                shown.append([])  # what Clear shows, while this update is still on its way
+            if now.turns is not None:
+                shown.append(now.turns)
+        assert (now.line, now.busy) == ("", False)
+        return shown
 
-    assert asyncio.run(session()) == Shown("", None, False)
-    assert talk.conversation.turns == []
+    assert asyncio.run(session())[-1] == [] == talk.conversation.turns
 
 
 @pytest.mark.parametrize(

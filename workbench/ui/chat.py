@@ -119,7 +119,7 @@ async def answered(question: Any, talk: Talk, speaker: Speaker) -> AsyncGenerato
     if talk.conversation is conversation:
         yield Shown(told(turn, kept), conversation.turns, False)
     else:  # it was cleared meanwhile
-        yield Shown("", None, False)
+        yield Shown("", talk.conversation.turns, False)  # an update of the old one may have come after the clear
 
 
 def _message(role: str, text: str) -> dict[str, Any]:
