@@ -52,7 +52,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, embedded_model: Model) ->
         with torch.no_grad():
             for weight_name, weight in adapted.named_parameters():
                 if "lora_B" in weight_name:
-                    weight.normal_(std=0.03)
+                    weight.normal_(std=0.2)
         save_adapter(adapted, embedded_model, root / name)
     return root
 
@@ -73,7 +73,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, embedded_model: Model) -> It
 
 def answer(state: ServerState, adapter: str | None) -> str:
     engine = VllmEngine(Model(EMBEDDED, adapter=adapter), [state.url])
-    request = Request("q", (Message("user", "List the days of the week in order."),))
+    request = Request("q", (Message("user", "Write a short story about a lighthouse keeper."),))
     [[(_, completion)]] = engine.sample([request], Sampling(temperature=0, max_tokens=24))
     assert completion.error is None
     return completion.text
@@ -137,3 +137,12 @@ def test_a_fault_of_vllm_is_caught(
     stop(state)
     assert processes_of(state) == []
     shutil.rmtree(state.place, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_the_compiled_path_computes_the_model(cache: Path, port: int) -> None:
+    """It was said to answer nonsense: it takes another of two words that are .1 nats apart, as rounding may."""
+    state = start(ServeConfig(python=PYTHON, port=port, max_model_len=2048, mode="compiled", timeout=900))
+    assert "--enforce-eager" not in state.command
+    assert state.health == "healthy" and state.failed == ()
+    stop(state)

@@ -41,7 +41,7 @@ class ServeConfig:
         prompt_embeds: take embeddings as prompts, from users who are trusted only: vLLM loads tensors that they
             send. Switched on by a soft prompt among the adapters.
         host: where it listens. Any other than this machine's own needs a key in the variable WORKBENCH_API_KEY.
-        port: by default 8000; for `stop` and `reload` the only server that there is.
+        port: by default 8000; `reload` takes the only server that there is, `status` and `stop` all of them.
         python: the interpreter that has vLLM, as .venv-vllm/bin/python; by default this one.
         dtype: of the weights and the sums.
         max_model_len: tokens of a prompt and its answer; by default as many as the model takes.
