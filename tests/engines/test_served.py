@@ -97,9 +97,21 @@ def test_else_the_folder_s_own_name_and_an_explicit_one_wins(adapter: Path, serv
     assert named(engine_for(adapter, server, served_name="sums-00000000"), server) == {"sums-00000000"}
 
 
-def test_an_adapter_that_is_not_here_has_the_name_of_its_path(server: StubServer) -> None:
+@pytest.mark.parametrize("options", [{}, {"served_name": "my-lora"}])
+def test_an_adapter_that_is_not_here_is_refused(server: StubServer, options: dict[str, Any]) -> None:
     server.adapters = ("my-lora",)
-    assert named(engine_for("runs/7/my-lora", server), server) == {"my-lora"}
+    with pytest.raises(UserError, match=r"no adapter in the folder 'runs/7/my-lora'\. .*--model NAME"):
+        engine_for("runs/7/my-lora", server, **options)
+    assert VllmEngine(Model("my-lora"), [server.url]).version == "vllm 0.32.0, /adapters/my-lora", "as it says"
+
+
+def test_labels_under_an_adapter_are_scored_behind_one_prompt(adapter: Path, server: StubServer) -> None:
+    server.adapters = (hashed(adapter),)
+    [batch] = engine_for(adapter, server).logprobs([QUESTION], [["a", "b"]])
+    assert [c.finish for _, c in batch] == [Finish.SCORED] * 2
+    assert [body["logprob_token_ids"] for body in server.bodies if "n" not in body and "logprobs" in body] == [
+        [ord("a"), ord("b")]
+    ]
 
 
 @pytest.mark.parametrize("ask", ASKED)
@@ -185,3 +197,41 @@ def test_a_server_that_failed_its_canaries_is_refused(server: StubServer, other:
 def test_others_are_asked(server: StubServer, changes: dict[str, Any]) -> None:
     write_state(state(server, **changes))
     assert VllmEngine(Model("base"), [server.url]).version.startswith("vllm")
+
+
+COMMAND = ("python", "-m", "vllm.entrypoints.openai.api_server", "--model", "/a", "--served-model-name", "base")
+COMMAND += ("--host", "127.0.0.1", "--port", "8000", "--dtype", "float32", "--enforce-eager")
+LORA = ("--enable-lora", "--max-lora-rank", "8", "--max-loras", "5", "--lora-target-modules", "q_proj", "v_proj")
+LORA += ("--lora-modules", "sums-1=/copies/1", "news-2=/copies/2")
+
+
+def version_of(server: StubServer, *command: str, **changes: Any) -> str:
+    told = {"version": "0.32.0 cpu", "dtype": "float32", "health": "healthy"} | changes
+    write_state(state(server, command=command, **told))
+    return VllmEngine(Model("base"), [server.url]).version
+
+
+@pytest.mark.usefixtures("cache")
+def test_another_way_of_serving_a_folder_is_another_version(server: StubServer) -> None:
+    plain = version_of(server, *COMMAND)
+    assert plain.startswith("vllm 0.32.0, /models/base, 0.32.0 cpu, float32, eager, arguments ")
+    others = [
+        version_of(server, *COMMAND, dtype="bfloat16"),
+        version_of(server, *COMMAND, version="0.32.0 gpu"),
+        version_of(server, *COMMAND[:-1]),
+        version_of(server, *COMMAND, "--quantization", "fp8"),
+        version_of(server, *COMMAND, "--quantization", "secret"),
+        version_of(server, *COMMAND, *LORA, "--max-num-seqs", "1"),
+        version_of(server, *COMMAND, health="dead", created=1.0),
+    ]
+    assert len({plain, *others}) == 8
+    assert "compiled" in others[2] and "secret" not in "".join(others)
+    assert others[-1] == "vllm 0.32.0, /models/base", "what answers there now is another server"
+
+
+@pytest.mark.usefixtures("cache")
+def test_names_addresses_and_room_for_adapters_leave_the_version(server: StubServer) -> None:
+    moved = [
+        {"8000": "8001", "/a": "/b", "python": "/venv/bin/python", "127.0.0.1": "::"}.get(w, w) for w in COMMAND
+    ]
+    assert version_of(server, *moved, *LORA) == version_of(server, *COMMAND)

@@ -370,7 +370,7 @@ def test_the_key_is_sent(server: StubServer) -> None:
 def test_version_and_served_names() -> None:
     server = StubServer(names=("model", "my-lora"))
     assert engine_for(server).version == "vllm 0.32.0, /models/model"
-    assert VllmEngine(Model("model", adapter="runs/7/my-lora"), [server.url + "/v1/"]).version.endswith("my-lora")
+    assert VllmEngine(Model("my-lora"), [server.url + "/v1/"]).version.endswith("my-lora")
     with pytest.raises(UserError, match=r"Did you mean 'my-lora'\? There are: model, my-lora"):
         VllmEngine(Model("model"), [server.url], served_name="mylora").version  # noqa: B018
     server.is_vllm = False

@@ -20,7 +20,9 @@ class EngineConfig:
         device: of the hf engine: cpu, cuda, …; by default the GPU where there is one.
         dtype: of the hf engine.
         endpoint: of the vllm engine: base addresses as http://127.0.0.1:8000; several share the work. The key
-            is read from the environment variable WORKBENCH_API_KEY.
+            is read from the environment variable WORKBENCH_API_KEY. A server that `workbench serve` did not start
+            does not tell its dtype, quantization or mode: when these change under the same name, use another
+            folder of runs, or stored answers are taken for its own.
         served_name: of the vllm engine: the name the server knows the model by, if it is another.
     """
 

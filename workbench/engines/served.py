@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.engines.client import ServerError, Servers
 from workbench.errors import UserError, unknown_name
-from workbench.identity import folder_hash
+from workbench.identity import folder_hash, short_hash
 from workbench.models import check_adapter
 from workbench.own_kinds import OWN_KINDS
 from workbench.server_state import state_of
@@ -22,16 +22,19 @@ Cards = dict[str, dict[str, Any]]
 """What a server tells of each model, by served name."""
 
 
-def is_local_adapter(model: Model) -> bool:
-    """Whether the model has an adapter whose folder is here; else it lies where the server is."""
-    return model.adapter is not None and (Path(model.adapter) / "adapter_config.json").is_file()
-
-
 def check_kind(model: Model) -> None:
-    """Refuse an adapter that only the workbench itself can read, where its folder is here to be looked at."""
-    if not is_local_adapter(model):
+    """Refuse an adapter that no server reads, or whose folder is not here: nothing could tell its content.
+
+    Raises:
+        UserError: it is one of them.
+    """
+    if model.adapter is None:
         return
-    assert model.adapter is not None
+    if not (Path(model.adapter) / "adapter_config.json").is_file():
+        raise UserError(
+            f"There is no adapter in the folder {model.adapter!r}. For an adapter that the server has under a "
+            "name, leave --adapter out and give that name: --model NAME (or --served-name NAME)."
+        )
     kind = check_adapter(model.adapter).get("peft_type")
     if kind in OWN_KINDS:
         raise UserError(
@@ -109,6 +112,30 @@ def content_of(name: str, cards: Cards, adapter: str | None) -> str:
     if adapter is not None and name.endswith(_ending(adapter)):
         return f"{base_card(name, cards).get('root')} + {_ending(adapter)[1:]}"
     return str(cards[name].get("root") or name)
+
+
+_NAMES_AND_ADAPTERS = (
+    "--model", "--served-model-name", "--host", "--port",
+    "--enable-lora", "--max-lora-rank", "--max-loras", "--lora-target-modules", "--lora-modules",
+)  # fmt: skip
+
+
+def started_as(url: str) -> str:
+    """How a server of this machine's `workbench serve` runs the model; empty of any other, which does not tell.
+
+    Build, dtype, whether it compiles, and a hash of all its arguments but names, addresses and what adapters need:
+    those have their own content. A hash, because an argument may be a secret.
+    """
+    state = state_of(url)
+    if state is None or state.health == "dead":  # whatever answers there now is another one
+        return ""
+    kept: list[str] = []
+    keeps = False  # the interpreter comes first
+    for word in state.command:
+        keeps = word not in _NAMES_AND_ADAPTERS if word.startswith("-") else keeps
+        kept += [word] if keeps else []
+    mode = "eager" if "--enforce-eager" in kept else "compiled"
+    return f"{state.version}, {state.dtype}, {mode}, arguments {short_hash(kept)[:HASH_DIGITS]}"
 
 
 def _ending(adapter: str) -> str:

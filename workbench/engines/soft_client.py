@@ -38,8 +38,8 @@ def is_soft(model: Model) -> bool:
     Raises:
         UserError: its adapter has virtual tokens of a kind that cannot be sent, or is none in PEFT's format.
     """
-    if model.adapter is None or not (Path(model.adapter) / "adapter_config.json").is_file():
-        return False  # an adapter that lies where the server is
+    if model.adapter is None:
+        return False
     config = check_adapter(model.adapter)
     kind = config.get("peft_type")
     if kind != "PROMPT_TUNING" and "num_virtual_tokens" in config:

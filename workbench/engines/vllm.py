@@ -9,7 +9,6 @@ import itertools
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,8 +26,8 @@ from workbench.engines.served import (
     cards_of,
     check_kind,
     content_of,
-    is_local_adapter,
     read_cards,
+    started_as,
 )
 from workbench.engines.soft_client import SoftPrompts, is_soft
 from workbench.engines.stream_client import STREAMED, read_pieces
@@ -45,8 +44,8 @@ class VllmEngine:
 
     Args:
         model: its served name is the base's where there is no adapter, or a soft prompt, which is sent with
-            every request. An adapter whose folder is here has the name that ends in its content's hash, else its
-            folder's name, as one has that lies where the server is.
+            every request. An adapter, whose folder must be here, has the name that ends in its content's hash,
+            else its folder's name. One that only the server has is a model of its own, by the name there.
         endpoints: the servers' addresses, with or without `/v1`; they take turns.
         api_key: the key that the servers want, or None.
         served_name: the name in the servers' /v1/models, where it is another one.
@@ -56,8 +55,8 @@ class VllmEngine:
         backoff: seconds before the first retry; doubled for every further one.
 
     Raises:
-        UserError: an address that is none, a number out of its range, a soft prompt that cannot be sent, or a
-            quantised base.
+        UserError: an address that is none, a number out of its range, an adapter that is not here or cannot be
+            sent, or a quantised base.
     """
 
     shape: ModelShape | None = None  # a server does not tell its model's size
@@ -93,12 +92,11 @@ class VllmEngine:
         if is_soft(model):
             self._soft = SoftPrompts(model, self._servers, self._told)
         elif model.adapter and not served_name:
-            # The name of one that is here is the servers' to tell; one that is theirs has its folder's.
-            self._told = None if is_local_adapter(model) else Path(model.adapter).name
+            self._told = None  # the servers tell
 
     @cached_property
     def version(self) -> str:
-        """The servers' software and what they serve under the name; asked once.
+        """The servers' software, what they serve under the name, and how, where this machine knows; asked once.
 
         Endpoints that do not answer are passed over as long as one does.
 
@@ -106,8 +104,8 @@ class VllmEngine:
             UserError: no endpoint answers, or one does not serve the model.
         """
         # The root is the folder or Hub id behind the name: two models served under one name differ in it.
-        versions = {f"{self._software(url)}, {self._content(url)}" for url in self._cards}
-        return " + ".join(sorted(versions))
+        told = [(self._software[url], self._content(url), started_as(url)) for url in self._cards]
+        return " + ".join(sorted({", ".join(filter(None, words)) for words in told}))
 
     @cached_property
     def context(self) -> int | None:
@@ -142,7 +140,11 @@ class VllmEngine:
 
     @cached_property
     def _is_vllm(self) -> bool:
-        return all(software.startswith("vllm ") for software in self.version.split(" + "))
+        return all(software.startswith("vllm ") for software in self._software.values())
+
+    @cached_property
+    def _software(self) -> dict[str, str]:
+        return {url: self._software_of(url) for url in self._served}
 
     def count_tokens(self, requests: Sequence[Request]) -> list[int]:
         """Tokens of each request's prompt, the chat template's among them, a soft prompt's not.
@@ -216,7 +218,7 @@ class VllmEngine:
     def close(self) -> None:
         """Nothing to free: connections live as long as the iterator that `sample` returned."""
 
-    def _software(self, url: str) -> str:
+    def _software_of(self, url: str) -> str:
         try:
             return f"vllm {self._servers.get(f'{url}/version')['version']}"
         except (ServerError, KeyError):
