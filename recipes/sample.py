@@ -1,6 +1,9 @@
 """Sample from a file of prompts: n answers to each row, through the store, into a JSONL file.
 
 A row is {"prompt": "text"} or {"messages": [{"role": "user", "content": "text"}, ...]}, with an "id" if you like.
+A conversation that ends in a finished answer is refused; where that answer broke off (its "finish" is "length" or
+"stopped", as `workbench chat` saves it), the model goes on with it.
+
 Samples are kept in the store as they come: a command that was killed goes on when you type it again, and 64
 samples after 16 draw 48. A conversation that stands in several rows is drawn once, and written for every id.
 """

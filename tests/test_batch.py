@@ -79,6 +79,22 @@ def test_a_csv_of_prompts(tmp_path: Path) -> None:
     assert read_prompts(tmp_path / "p.csv", "chat")["a"].messages == (Message("user", "one, two"),)
 
 
+@pytest.mark.parametrize("finish", ["length", "stopped"])
+def test_a_begun_answer_is_gone_on_with(tmp_path: Path, finish: str) -> None:
+    """Whatever file it is in: an answer that did not come to its end says so in `finish`."""
+    import pyarrow
+    import pyarrow.parquet
+
+    turns = [*TALK, {"role": "assistant", "content": "It is ", "finish": finish}]
+    text = json.dumps(turns)
+    write(tmp_path / "p.jsonl", {"messages": turns})
+    write(tmp_path / "q.jsonl", {"messages": text})
+    pyarrow.parquet.write_table(pyarrow.table({"messages": [turns]}), tmp_path / "p.parquet")
+    for name in ("p.jsonl", "q.jsonl", "p.parquet"):
+        [request] = read_prompts(tmp_path / name, "chat").values()
+        assert request.messages[-1] == Message("assistant", "It is ")
+
+
 def test_the_style_text_is_another_question(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", {"prompt": "Once upon"})
     [chat], [text] = (read_prompts(path, style).values() for style in ("chat", "text"))
@@ -90,7 +106,7 @@ def test_no_two_conversations_have_one_name(tmp_path: Path) -> None:
     """Whatever the quotes and roles within them."""
     rows = [
         {"prompt": "a"},
-        {"messages": [{"role": "assistant", "content": "a"}]},
+        {"messages": [{"role": "assistant", "content": "a", "finish": "length"}]},
         {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]},
         {"prompt": 'a", "role": "user", "content": "b'},
     ]
@@ -108,11 +124,21 @@ LINES = [
     (b'{"prompt": ["a"]}\n', "row 1, field 'prompt': .* neither text nor a number"),
     (b'{"prompt": "caf\xe9"}\n', "row 1, field 'prompt': the text is not UTF-8"),
     (b'{"prompt": "\\ud800"}\n', "row 1, field 'prompt': the text is not UTF-8"),
+    (b'{"prompt": null}\n', "row 1: .* one of 'prompt' and 'messages'; its prompt is null"),
+    (b'{"messages": null, "prompt": null}\n', "row 1: .*; its prompt and messages are null"),
     (b'{"messages": []}\n', "row 1, field 'messages': it must be a list of turns"),
     (b'{"messages": ["hi"]}\n', "row 1, field 'messages': it must be a list of turns"),
     (b'{"messages": [{"role": "human", "content": "a"}]}\n', "the role of turn 1 is 'human'; it must be one of"),
     (b'{"messages": [{"role": "user"}]}\n', "field 'messages, turn 1, content'"),
     (b'{"messages": [{"role": "system", "content": "a"}]}\n', "field 'messages': its last turn is the system's"),
+    (
+        b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n',
+        "row 1, field 'messages': its last turn is the assistant's, so it is answered already; leave that",
+    ),
+    (
+        b'{"messages": [{"role": "assistant", "content": "b", "finish": "stop"}]}\n',
+        'if the model is to go on with it, give it "finish": "length"',
+    ),
     (b'{"id": "a", "prompt": "x"}\n{"id": "a", "prompt": "y"}\n', "row 2, field 'id': row 1 has the id 'a' with"),
     (b'{"id": [], "prompt": "x"}\n', "row 1, field 'id'"),
     (b"", "is empty: it holds no row"),
@@ -214,8 +240,15 @@ def test_a_conversation_in_several_rows_is_drawn_once(tmp_path: Path) -> None:
     same = {"prompt": "one"}
     write(tmp_path / "p.jsonl", same, same, {"id": "x", **same}, {"id": "y", **same}, {"id": "y", **same})
     engine = Counting()
-    run(tmp_path, engine, 2)
+    counts = run(tmp_path, engine, 2, max_tokens=1)
     assert len(engine.drawn) == 1
+    assert counts.line(Path("s.jsonl")) == (
+        "2 samples in s.jsonl: 2 drawn now"
+        f" (2 tokens, {2 / counts.seconds:,.0f} tokens/s), 0 from the store, 0 errors; 2 truncated."
+        " 4 more rows repeat samples under another id."
+    )
+    again = run(tmp_path, engine, 2, max_tokens=1)
+    assert again.line(Path("s.jsonl")).startswith("2 samples in s.jsonl: 0 drawn now, 2 from the store, 0 errors;")
     rows = written(tmp_path / "s.jsonl")
     assert [row["id"] for row in rows[2:]] == ["x", "x", "y", "y"]
     assert len({row["text"] for row in rows if row["index"] == 0}) == 1

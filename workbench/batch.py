@@ -1,7 +1,10 @@
 """Many samples of many prompts from a file, through the store, into a file: what `workbench sample` does.
 
-A row holds a prompt (a user's message, or with the style `text` a text to go on with) or a conversation. A
-question is a conversation, whatever its row is called: its hash names it in the store and gives its samples
+A row holds a prompt (a user's message, or with the style `text` a text to go on with) or a conversation. One
+whose last turn is the assistant's is answered already, and refused, unless that turn's `finish` is `stopped` or
+`length`: so `workbench chat` saves an answer that did not come to its end, and the model goes on with it.
+
+A question is a conversation, whatever its row is called: its hash names it in the store and gives its samples
 their seeds, so another text never takes its samples, and one that stands in several rows is drawn once.
 """
 
@@ -27,16 +30,17 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of a file of prompts.
+    """What became of a file of prompts. A sample of a question with several ids counts once.
 
     Attributes:
-        samples: rows written.
+        samples: written.
         drawn: those of them that were drawn now; the others were in the store.
         tokens: generated now.
         seconds: that drawing took.
-        truncated: of the rows written, those cut off before they ended.
-        failed: of the rows written, those that are errors.
+        truncated: of the samples, those cut off before they ended.
+        failed: of the samples, those that are errors.
         first_error: of the first that failed.
+        repeated: rows written that say a sample again, under another id of its question.
     """
 
     samples: int
@@ -46,14 +50,16 @@ class Counts:
     truncated: int
     failed: int
     first_error: str = ""
+    repeated: int = 0
 
     def line(self, output: Path) -> str:
         """The closing line."""
         speed = f" ({self.tokens:,} tokens, {self.tokens / self.seconds:,.0f} tokens/s)" if self.tokens else ""
         kept = self.samples - self.drawn - self.failed
+        again = f" {self.repeated:,} more rows repeat samples under another id." if self.repeated else ""
         return (
             f"{self.samples:,} samples in {output}: {self.drawn:,} drawn now{speed}, {kept:,} from the store, "
-            f"{self.failed:,} errors; {self.truncated:,} truncated."
+            f"{self.failed:,} errors; {self.truncated:,} truncated.{again}"
         )
 
 
@@ -155,17 +161,22 @@ def sample(
     questions = list({request.id: request for request in prompts.values()}.values())
     drawn, tokens, failed = draw(questions, system, engine, store, progress)
     seconds = time.monotonic() - started
-    samples = truncated = errors = 0
+    samples = truncated = repeated = 0
+    counted: set[str] = set()
     with atomic_file(output) as file:
         for id, request in prompts.items():
             stored = store.read(stream, [request.id], n).get(request.id, [])
-            for completion in sorted([*stored, *failed.get(request.id, [])], key=lambda c: c.index):
+            completions = sorted([*stored, *failed.get(request.id, [])], key=lambda c: c.index)
+            for completion in completions:
                 file.write(json_bytes(_row(id, completion)) + b"\n")
-                samples += 1
-                truncated += completion.finish is Finish.LENGTH
-                errors += completion.finish is Finish.ERROR
+            if request.id in counted:
+                repeated += len(completions)
+            else:
+                samples += len(completions)
+                truncated += sum(completion.finish is Finish.LENGTH for completion in completions)
+                counted.add(request.id)
     first = next((str(c[0].error) for c in failed.values()), "")
-    return Counts(samples, drawn, tokens, seconds, truncated, errors, first)
+    return Counts(samples, drawn, tokens, seconds, truncated, sum(map(len, failed.values())), first, repeated)
 
 
 def system_of(model: Model, decode: Sample, stop: tuple[str, ...], style: str) -> System:
@@ -176,8 +187,13 @@ def system_of(model: Model, decode: Sample, stop: tuple[str, ...], style: str) -
 def _conversation(source: str, number: int, row: dict[str, Any], style: str) -> tuple[Message, ...]:
     given = [field for field in ("prompt", "messages") if row.get(field) is not None]
     if len(given) != 1:
-        has = f"it has {' and '.join(given)}" if given else f"it has {', '.join(map(repr, row)) or 'no field'}"
-        raise bad_row(source, number, f"the row must have one of 'prompt' and 'messages'; {has}")
+        if given:
+            told = f"it has {' and '.join(given)}"
+        elif null := [field for field in ("prompt", "messages") if field in row]:
+            told = f"its {' and '.join(null)} {'is' if len(null) == 1 else 'are'} null"
+        else:
+            told = f"it has {', '.join(map(repr, row)) or 'no field'}"
+        raise bad_row(source, number, f"the row must have one of 'prompt' and 'messages'; {told}")
     if given == ["prompt"]:
         return (Message("user", text_field(source, number, row, "prompt")),)
     if style == "text":
@@ -186,7 +202,17 @@ def _conversation(source: str, number: int, row: dict[str, Any], style: str) -> 
     messages = turns_field(source, number, row, "messages")
     if messages[-1].role == "system":
         raise bad_row(source, number, "its last turn is the system's, which asks for no answer", "messages")
+    if messages[-1].role == "assistant" and not _broke_off(row["messages"]):
+        problem = "its last turn is the assistant's, so it is answered already; leave that turn out"
+        problem += ', or, if the model is to go on with it, give it "finish": "length"'
+        raise bad_row(source, number, problem, "messages")
     return messages
+
+
+def _broke_off(turns: Any) -> bool:
+    """Whether the last turn says that it did not come to its end."""
+    turns = json.loads(turns) if isinstance(turns, str) else turns  # as in CSV
+    return turns[-1].get("finish") in ("stopped", "length")
 
 
 def _name(messages: Sequence[Message], style: str) -> str:
