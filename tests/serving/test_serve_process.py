@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from recipes.serve import Config, main
+from workbench.engines.vllm import VllmEngine
 from workbench.errors import UserError
 from workbench.identity import folder_hash
 from workbench.server_state import ServerState, lives, read_states, server_folder, write_state
@@ -23,6 +24,7 @@ from workbench.serving import server
 from workbench.serving.config import MARK, ServeConfig
 from workbench.serving.process import end, processes_of
 from workbench.serving.server import reload, start, stop
+from workbench.types import Model
 
 Make = Callable[..., ServeConfig]
 
@@ -223,6 +225,8 @@ def test_a_server_that_decodes_wrongly_is_unhealthy(
     assert state.health == "unhealthy"
     assert "failed: " in capsys.readouterr().out
     assert len(left(state.mark)) == 2, "it is left running, so that one can look"
+    with pytest.raises(UserError, match=r"self.*workbench serve status"):
+        VllmEngine(Model(state.model), [state.url]).version  # noqa: B018
 
 
 def test_a_server_of_other_weights_is_unhealthy(config: Make) -> None:

@@ -133,7 +133,7 @@ def test_a_fault_of_vllm_is_caught(
     [state] = read_states()
     assert state.health == "unhealthy"
     with pytest.raises(UserError, match=r"workbench serve status"):
-        answer(state, None)
+        VllmEngine(Model(EMBEDDED), [state.url]).version  # noqa: B018
     stop(state)
     assert processes_of(state) == []
     shutil.rmtree(state.place, ignore_errors=True)
