@@ -22,8 +22,8 @@ _BESIDE = {
     "nf4": "PEFT reads the adapter too, beside its base in NF4 with double quantisation. Its answers may differ: "
     "on some CPUs bitsandbytes 0.50 rounds the scales, and it errs where 64 does not divide a layer's width; the "
     "workbench leaves such layers dense.",
-    "int8": "PEFT reads the adapter too, beside its base in 8 bits (`load_in_8bit`). Its answers may differ: where "
-    "it does not train, bitsandbytes 0.50 rounds the activations too; on a CPU the workbench does not let it.",
+    "int8": "PEFT reads the adapter too, beside its base in 8 bits (`load_in_8bit`). Its answers may differ: "
+    "bitsandbytes 0.50 rounds the activations too where it does not train, which the workbench forbids on a CPU.",
 }
 
 _TAGS = {

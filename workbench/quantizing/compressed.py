@@ -9,6 +9,7 @@ where the model is built so that this changes nothing else. The output layer sta
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
@@ -71,12 +72,13 @@ def write(
     from loguru import logger
 
     weights, tokenizer = load_base(model, dtype, "cpu"), load_tokenizer(model)
-    total, done = len(linear_layers(weights)), 0
+    total, done, shown = len(linear_layers(weights)), 0, sys.stderr
 
     def count(message: str) -> None:
         nonlocal done
         if found := re.search(r"Quantizing (\d+) module", message):
-            progress(done := done + int(found[1]), total)
+            with redirect_stderr(shown):
+                progress(done := done + int(found[1]), total)
 
     recipe, record = _recipe(scheme, group_size, weights)
     rows = Dataset.from_list([{"input_ids": list(ids), "attention_mask": [1] * len(ids)} for ids in data.rows])
