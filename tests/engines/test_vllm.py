@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stub_server import KEY, StubServer, edited, garbage, good_answer, half, hang, reset, status
+from stub_server import KEY, Fault, Handler, StubServer, edited, garbage, good_answer, half, hang, reset, status
 
 from workbench.engines.base import Batch, Engine, sample_seed
 from workbench.engines.client import _retry_after
+from workbench.engines.encode import Encoder
+from workbench.engines.next_token import steps_of
 from workbench.engines.vllm import VllmEngine, _runs
 from workbench.errors import UserError
 from workbench.types import Completion, Finish, Message, Model, Request, Sampling
@@ -502,8 +504,60 @@ def test_a_prompt_or_a_continuation_without_tokens(server: StubServer) -> None:
     engine = engine_for(server)
     [[(_, scored)]] = engine.logprobs([ask(text="")], [["ab"]])
     assert scored.finish is Finish.ERROR
-    with pytest.raises(UserError, match="no tokens"):
-        list(engine.logprobs([ask()], [[""]]))
+    for request in (ask(), ask(style="text"), ask(text="blank ", style="text")):
+        with pytest.raises(UserError, match="The continuation '' has no tokens"):
+            list(engine.logprobs([request], [["a", ""]]))
+
+
+def read_by(tokenizer: Any) -> Fault:
+    """A good server that has a real tokenizer."""
+
+    def fault(handler: Handler, body: dict[str, Any]) -> None:
+        answer = good_answer(handler.path, body)
+        if handler.path == "/tokenize":
+            special = body.get("add_special_tokens", True)
+            answer = {"tokens": tokenizer(body["prompt"], add_special_tokens=special)["input_ids"]}
+        handler.reply(200, answer)
+
+    return fault
+
+
+PROMPTS = ("You are", "You are ", "You are \n", "\nYou", "You are\n\n", "  ", "Two and\u00a0", "x", "Sentiment: ")
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("texts", [("y", "n"), (" y", " n"), ("you", "a pal"), ("\n", " "), ("\nyes", "  no")])
+def test_tokens_in_text_style_are_those_of_the_engine_hf(
+    server: StubServer, tiny_base_model: Path, texts: tuple[str, ...], bos: bool
+) -> None:
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base_model)
+    if bos:
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+        )
+    server.always = read_by(tokenizer)
+    engine, encoder = engine_for(server), Encoder(tokenizer)
+    for prompt in PROMPTS:
+        server.calls.clear()
+        request = ask(text=prompt, style="text")
+        pairs = [encoder.encode_pair(request, text)[:2] for text in texts]
+        [batch] = engine.logprobs([request], [texts])
+        counts = [(len(before), len(own)) for before, own in pairs]
+        assert [(c.prompt_tokens, c.completion_tokens) for _, c in batch] == counts
+        [body] = [body for _, path, body in server.calls if path == "/v1/completions"]
+        if "logprob_token_ids" in body:
+            steps = [step for before, own in pairs for step in steps_of(before, own)]
+            assert body["prompt"] == [list(before) for before in dict.fromkeys(before for before, _ in steps)]
+            assert body["logprob_token_ids"] == sorted({token for _, token in steps})
+        else:
+            assert body["prompt"] == [before + own for before, own in pairs]
+        for text, (before, own) in zip(texts, pairs, strict=True):
+            [[(_, scores)]] = engine.token_logprobs([request], [text])
+            assert [score.token for score in scores.tokens] == own
+            assert server.bodies[-1]["prompt"] == [before + own]
 
 
 # --- scores of tokens -------------------------------------------------------------------------------

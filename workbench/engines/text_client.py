@@ -99,10 +99,28 @@ class TextPrompts:
     async def _tokens(
         self, client: httpx.AsyncClient, request: Request, texts: Sequence[str]
     ) -> tuple[list[int], list[list[int]]]:
-        """The prompt's tokens, and each continuation's behind them."""
+        """The prompt's tokens, and each continuation's behind them, as the engine hf has them.
+
+        In text style the two are tokenised together and parted at the prompt's length, and blanks at the prompt's
+        end go to the continuation: a word's leading space stays with the word. Where the joint tokens do not part
+        there, and after a chat template, a continuation's tokens are those of its text by itself.
+        """
         _check_no_control([*(message.content for message in request.messages), *texts])
-        prompt = await self._tokenize(client, _said(request))
-        return prompt, [await self._own_tokens(client, request, prompt, text) for text in texts]
+        if "" in texts:
+            raise UserError("The continuation '' has no tokens, so it has no likelihood.")
+        if request.style != "text":
+            prompt = await self._tokenize(client, _said(request))
+            return prompt, [await self._alone(client, text) for text in texts]
+        text = _text(request)
+        kept = text.rstrip() or text
+        prompt = await self._tokenize(client, {"prompt": kept})
+        owns = []
+        for continuation in texts:
+            whole = await self._tokenize(client, {"prompt": text + continuation})
+            parts = whole[: len(prompt)] == prompt and len(whole) > len(prompt)
+            blanks = text[len(kept) :]
+            owns.append(whole[len(prompt) :] if parts else await self._alone(client, blanks + continuation))
+        return prompt, owns
 
     async def _echoed(
         self, client: httpx.AsyncClient, prompts: list[list[int]], told: dict[str, Any]
@@ -118,18 +136,8 @@ class TextPrompts:
         body = {"model": self._name, "prompt": [list(before) for before in befores], **ONE_TOKEN, **told}
         return await self._servers.post(client, "/v1/completions", body)
 
-    async def _own_tokens(
-        self, client: httpx.AsyncClient, request: Request, prompt: list[int], text: str
-    ) -> list[int]:
-        """The continuation's tokens, as the engine hf has them.
-
-        In text style they are what follows the prompt in the whole, so that a leading space stays with its
-        word; after a chat template they are those of the continuation by itself.
-        """
-        if request.style == "text":
-            whole = await self._tokenize(client, {"prompt": _text(request) + text})
-            if whole[: len(prompt)] == prompt and len(whole) > len(prompt):
-                return whole[len(prompt) :]
+    async def _alone(self, client: httpx.AsyncClient, text: str) -> list[int]:
+        """A text's own tokens, with nothing put before it."""
         if text not in self._label_tokens:
             own = await self._tokenize(client, {"prompt": text, "add_special_tokens": False})
             if not own:
