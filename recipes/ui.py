@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workbench.chatting import ChatFlags
+from workbench.chatting import ChatFlags, freed
 from workbench.command import Flat, run_script
 from workbench.errors import UserError, check_range
 
@@ -71,10 +71,8 @@ def main(config: Config) -> None:
     except OSError as error:
         raise UserError(f"Port {config.port} cannot be had ({error}). Try --port {config.port + 1}.") from error
     print(f"Your runs: http://127.0.0.1:{config.port} (Ctrl-C ends it)", flush=True)
-    try:
+    with freed(speaker):
         page.block_thread()
-    finally:
-        speaker.close()
 
 
 if __name__ == "__main__":

@@ -34,10 +34,10 @@ class Talk:
         self.shown: list[str] = []
         self.told: list[str] = []
 
-    def __call__(self, *lines: str, quiet: bool = False) -> int:
+    def __call__(self, *lines: str, quiet: bool = False, typed: bool = True) -> int:
         waiting = iter(lines)
         read = lambda: next(waiting, None)  # noqa: E731
-        return talk(self.speaker, self.conversation, read, self.shown.append, self.told.append, quiet)
+        return talk(self.speaker, self.conversation, read, self.shown.append, self.told.append, quiet, typed)
 
     @property
     def text(self) -> str:
@@ -99,7 +99,8 @@ def test_an_empty_answer_is_told_and_not_kept() -> None:
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     chat = Talk(echo)
-    chat("/save c.jsonl", "/help", "/nonsense here", "one", "/etc/passwd is a file", "two", "/save c.jsonl")
+    asked = ("/save c.jsonl", "/help", "/nonsense here", "one", "/etc/passwd is a file", "two", "/save c.jsonl")
+    assert chat(*asked) == 2, "what was refused"
     assert chat.text == "1: one\n3: /etc/passwd is a file\n5: two\n"
     told = [line for line in chat.told if not line.startswith("[")]
     assert told[0] == "There is nothing to save yet."
@@ -123,21 +124,46 @@ def test_saving_keeps_texts_exactly_and_what_is_there(tmp_path: Path) -> None:
     assert [m["content"] for m in json.loads(second)["messages"]] == ["é", " \x1b\ud800\n"]
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_program() -> None:
-    class Waiting(FakeEngine):
-        def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
-            if request.messages[-1].content == "long":
-                yield "half "
-                while not chat.shown:
-                    time.sleep(0.001)
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(2)
-                yield "never heard"
-            yield "whole"
-            yield Completion(0, "whole", 1, 1, finish=Finish.STOP)
-
+def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     chat = Talk(echo)
-    chat.engine = Waiting(Model("fake"))
+    assert chat("one", "/save ~/c.jsonl", "/save ~nobody-at-all/c.jsonl") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert (tmp_path / "home" / "c.jsonl").is_file()
+    assert chat.told[-1].startswith("'~nobody-at-all/c.jsonl' cannot be saved to: ")
+
+
+class Waiting(FakeEngine):
+    """Half an answer for "long" and then Ctrl-C, a whole one for all else."""
+
+    def __init__(self, chat: Talk) -> None:
+        super().__init__(Model("fake"))
+        self.chat = chat
+
+    def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
+        if request.messages[-1].content == "long":
+            yield "half "
+            while not self.chat.shown:
+                time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(2)
+            yield "never heard"
+        yield "whole"
+        yield Completion(0, "whole", 1, 1, finish=Finish.STOP)
+
+
+def test_ctrl_c_ends_a_conversation_that_nobody_types() -> None:
+    chat = Talk(echo)
+    chat.engine = Waiting(chat)
+    with pytest.raises(KeyboardInterrupt):
+        chat("long", "next", typed=False)
+    assert chat.text == "half \n"
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program() -> None:
+    chat = Talk(echo)
+    chat.engine = Waiting(chat)
     started = time.monotonic()
     chat("long", "/help")
     assert time.monotonic() - started < 1
@@ -167,7 +193,48 @@ def test_the_command_with_a_pipe() -> None:
     assert done.stderr.decode().count(" tokens/s]") == 2
     done = subprocess.run([*FAKE, "--quiet"], cwd=ROOT, input=b"\xff\n", capture_output=True, check=False)
     assert done.returncode == 2
-    assert "1 line got no answer" in done.stderr.decode()
+    assert "1 line failed; what went wrong is told above." in done.stderr.decode()
+
+
+IN_TORCH = """
+import itertools, sys
+import torch
+import recipes.chat
+from workbench import chatting
+from workbench.command import run_command
+from workbench.engines.fake import FakeEngine
+
+def stream(self, request, sampling):  # a piece, and then no more: as in a long prompt's forward pass
+    yield "half "
+    with torch.inference_mode():
+        for _ in itertools.count():
+            torch.ones(32, 32) @ torch.ones(32, 32)
+
+FakeEngine.stream = stream
+chatting._PATIENCE = 0.3
+sys.exit(run_command(recipes.chat.main, recipes.chat.Config, ["--engine", "fake", "--model", "fake"], "chat"))
+"""
+
+
+def test_a_process_ends_in_order_though_a_thread_is_in_torch() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_TORCH],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(b"one\ntwo\n")
+        process.stdin.flush()
+        assert process.stdout.read1(5) == b"half "  # type: ignore[attr-defined]
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, told.decode()) == (130, "\nInterrupted.\n")
 
 
 def test_the_command_on_a_terminal() -> None:

@@ -4,11 +4,13 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
-from workbench.chatting import Answer, ChatFlags, Conversation, Speaker, Turn
+from workbench import chatting
+from workbench.chatting import Answer, ChatFlags, Conversation, Speaker, Turn, freed
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
 from workbench.types import Completion, Finish, Message, Model, Request, Sampling
@@ -133,6 +135,53 @@ def test_the_engine_is_opened_once_and_after_a_failure_again() -> None:
     assert [turn.end for turn in turns] == ["error", "stop", "stop"]
     assert turns[0].error == "There is no model 'x'."
     assert len(opened) == 2
+
+
+def test_closing_ends_answers_before_it_frees_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Watched(Slow):
+        freed = False
+
+        def close(self) -> None:
+            assert self.closed.is_set(), "its generation had not ended"
+            self.freed = True
+
+    engine = Watched()
+    speaker = Speaker(lambda: engine, SAMPLING, at_once=2)
+    pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    answer = started(speaker.answer(Conversation().ask("a"), pieces.put))
+    engine.go.release(1)
+    assert pieces.get(timeout=10) == "w0 "
+    monkeypatch.setattr(chatting, "_PATIENCE", 0.05)
+    assert not speaker.close(), "the engine is silent"
+    assert not engine.freed
+    monkeypatch.setattr(chatting, "_PATIENCE", 10.0)
+    engine.go.release(1)
+    answer.join(10)
+    assert answer.turn().answer == "w0 ", "nothing is heard after the close"
+
+    engine = Watched()
+    speaker = Speaker(lambda: engine, SAMPLING, at_once=2)
+    answer = started(speaker.answer(Conversation().ask("a"), pieces.put))
+    while not engine.asked:
+        time.sleep(0.001)
+    threading.Timer(0.1, engine.go.release).start()
+    assert speaker.close() and engine.freed
+
+
+def test_a_block_frees_its_speaker_and_passes_on_what_it_raises() -> None:
+    closed: list[int] = []
+
+    class Closing(FakeEngine):
+        def close(self) -> None:
+            closed.append(1)
+
+    for error in (None, KeyboardInterrupt(), UserError("no")):
+        speaker = Speaker(lambda: Closing(Model("fake")), SAMPLING)
+        with nullcontext() if error is None else pytest.raises(type(error)), freed(speaker):
+            assert speaker.engine
+            if error is not None:
+                raise error
+    assert len(closed) == 3
 
 
 def test_a_stream_that_broke_off_is_an_error() -> None:

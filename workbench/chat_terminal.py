@@ -18,7 +18,7 @@ from workbench.files import json_bytes, write_atomic
 from workbench.inert import is_utf8, visible
 
 HELP = """/reset            begin anew
-/save FILE.jsonl  add the conversation to a file, as a row that `workbench sample` and tuning read
+/save FILE.jsonl  add the conversation to a file, as a row to tune on
 /quit             end (Ctrl-D too)
 Ctrl-C stops an answer; what came of it is kept."""
 
@@ -32,8 +32,9 @@ def talk(
     out: Callable[[str], None],
     tell: Callable[[str], None],
     quiet: bool = False,
+    typed: bool = True,
 ) -> int:
-    """Answer line after line until there is none; returns how many answers failed.
+    """Answer line after line until there is none; returns how many lines failed: answers and commands.
 
     Args:
         speaker: who answers.
@@ -42,6 +43,10 @@ def talk(
         out: writes pieces of answers.
         tell: tells the person a line.
         quiet: no line about tokens and speed.
+        typed: a person types the lines, whose Ctrl-C stops one answer; else it ends the conversation too.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, and the lines are not typed.
     """
     failed = 0
     while (line := read()) is not None:
@@ -49,12 +54,16 @@ def talk(
         if command and command.group() == "/quit":
             break
         if command:
-            tell(_obey(command.group(), line[command.end() :].strip(), conversation))
+            try:
+                tell(_obey(command.group(), line[command.end() :].strip(), conversation))
+            except UserError as error:
+                failed += 1
+                tell(str(error))
         elif not is_utf8(line):
             failed += 1
             tell("The line is not UTF-8 and was not sent.")
         elif line.strip():
-            turn = _answer(speaker, conversation, line, out)
+            turn = _answer(speaker, conversation, line, out, typed)
             failed += turn.end == "error"
             kept = conversation.keep(turn)
             if turn.end == "error":
@@ -91,19 +100,25 @@ def piped_lines(stream: BinaryIO) -> Callable[[], str | None]:
     return read
 
 
-def _answer(speaker: Speaker, conversation: Conversation, question: str, out: Callable[[str], None]) -> Turn:
+def _answer(
+    speaker: Speaker, conversation: Conversation, question: str, out: Callable[[str], None], typed: bool
+) -> Turn:
     pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     answer = speaker.answer(conversation.ask(question), pieces.put)
+    interrupted = False
     try:
         answer.start()
         while (piece := pieces.get()) is not None:
             out(visible(piece))
     except KeyboardInterrupt:
+        interrupted = True
         answer.stop()
         while not pieces.empty():  # what came and is kept is shown
             out(visible(pieces.get() or ""))
     turn = answer.turn()
     out("" if turn.answer.endswith("\n") else "\n")
+    if interrupted and not typed:
+        raise KeyboardInterrupt
     return turn
 
 
@@ -123,16 +138,19 @@ def _told(turn: Turn, speaker: Speaker) -> str:
 
 
 def _obey(command: str, argument: str, conversation: Conversation) -> str:
-    """Do what a command says; returns what to tell."""
+    """Do what a command says; returns what to tell.
+
+    Raises:
+        UserError: there is no such command, or it cannot be done.
+    """
     if command == "/save":
-        try:
-            return save(conversation, argument)
-        except UserError as error:
-            return str(error)
+        return save(conversation, argument)
     if command == "/reset":
         conversation.clear()
         return "The conversation begins anew."
-    return HELP if command == "/help" else f"There is no command {command}. There are:\n{HELP}"
+    if command == "/help":
+        return HELP
+    raise UserError(f"There is no command {command}. There are:\n{HELP}")
 
 
 def save(conversation: Conversation, name: str) -> str:
@@ -143,7 +161,10 @@ def save(conversation: Conversation, name: str) -> str:
     """
     if not conversation.turns:
         raise UserError("There is nothing to save yet.")
-    path = Path(name)
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:  # ~name, and nobody is called so
+        raise UserError(f"{name!r} cannot be saved to: {str(error).rstrip('.')}.") from error
     if path.suffix != ".jsonl" or path.is_dir():
         raise UserError(f"{name!r} is no name of a .jsonl file; type /save conversations.jsonl.")
     try:

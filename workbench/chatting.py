@@ -4,12 +4,15 @@ An engine streams in a thread of its own, because a forward pass or a silent ser
 listens is told at once that an answer has stopped, and the thread ends the generation at its next piece.
 """
 
+import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from workbench.command import Flat
 from workbench.engines.base import Engine
@@ -21,6 +24,8 @@ End = Literal["stop", "length", "stopped", "error"]
 """Why an answer ended: by itself, by its limit, by the person, by a failure."""
 
 Pieces = Generator[str | Completion, None, None]
+
+_PATIENCE = 3.0  # seconds that answers have to end when the model is to be freed
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,10 @@ class Conversation:
         self.turns.clear()
 
     def row(self) -> dict[str, Any]:
-        """The conversation as a row of data, which `workbench sample` and the tuning recipes read."""
+        """The conversation as a row of data, which the tuning recipes read.
+
+        `finish` is how an answer ended: `workbench sample` goes on with a last one that did not come to its end.
+        """
         messages: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in self._messages()]
         answers = [message for message in messages if message["role"] == "assistant"]
         for message, turn in zip(answers, self.turns, strict=True):
@@ -125,6 +133,7 @@ class Speaker:
         self._open, self._opening = open, threading.Lock()
         self._engine: Engine | None = None
         self._turns = threading.BoundedSemaphore(at_once)
+        self._closed = False
 
     @property
     def engine(self) -> Engine:
@@ -148,16 +157,26 @@ class Speaker:
         """
         return Answer(request, lambda: self._pieces(request), hear)
 
-    def close(self) -> None:
-        """Free the model."""
-        with self._opening:
-            if self._engine is not None:
-                self._engine.close()
-                self._engine = None
+    def close(self) -> bool:
+        """End the answers that are on their way, and free the model. A speaker is not used after it is closed.
+
+        Returns:
+            Whether the answers have ended. Where one has not, within some seconds, the model is left to it.
+        """
+        self._closed = True
+        until = time.monotonic() + _PATIENCE
+        for _ in range(self.at_once):
+            if not self._turns.acquire(timeout=max(0.0, until - time.monotonic())):
+                return False
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+        return True
 
     def _pieces(self, request: Request) -> Pieces:
         with self._turns:
             yield ""  # one that was stopped while it waited ends here
+            self._check_open()
             engine, sampling = self.engine, self.sampling
             if engine.context is not None:
                 [used] = engine.count_tokens([request])
@@ -168,7 +187,54 @@ class Speaker:
                         "answer. Begin anew, or ask something shorter."
                     )
                 sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
-            yield from engine.stream(request, sampling)
+            stream: Any = engine.stream(request, sampling)
+            with closing(stream):
+                for piece in stream:
+                    self._check_open()
+                    yield piece
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UserError("The program has ended.")
+
+
+@contextmanager
+def freed(speaker: Speaker) -> Iterator[None]:
+    """Free the model behind the block. Where an answer does not end, the process does, here.
+
+    A forward pass cannot be interrupted, and an interpreter that ends while a thread is in torch is aborted.
+    """
+    raised: BaseException | None = None
+    ended = False
+    try:
+        yield
+    except BaseException as error:
+        raised = error
+    try:
+        ended = speaker.close()
+    except KeyboardInterrupt as error:
+        raised = error
+    if not ended:
+        _leave(raised)
+    if raised is not None:
+        raise raised
+
+
+def _leave(raised: BaseException | None) -> NoReturn:
+    """End the process with the status that what was raised would have given it."""
+    status = 1
+    if raised is None:
+        status = 0
+    elif isinstance(raised, KeyboardInterrupt):
+        status = 130
+    elif isinstance(raised, SystemExit) and isinstance(raised.code, int):
+        status = raised.code
+    elif not isinstance(raised, BrokenPipeError):
+        traceback.print_exception(raised)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # its reader has gone
+            stream.flush()
+    os._exit(status)
 
 
 class Answer:
