@@ -11,6 +11,7 @@ from tyro.conf import Positional
 from workbench.command import Flat, command_typed, run_script
 from workbench.errors import UserError
 from workbench.files import write_json
+from workbench.inert import visible
 from workbench.parity.bounds import Config as Bounds
 from workbench.session import Session, Setup
 
@@ -64,7 +65,7 @@ def main(config: Config) -> "list[Row]":
             command=command_typed(),
             versions=session.run.info["packages"],
         )
-        print(table(rows, config.bounds, looks))
+        print(visible(table(rows, config.bounds, looks)))
         print(f"Report: {report}", flush=True)
     failed = [f"{row.side.name} {row.verdict}" for row in rows if row.verdict and row.verdict.state != "same"]
     if config.strict and failed:

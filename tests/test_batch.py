@@ -167,6 +167,7 @@ def test_a_conversation_is_no_text_to_go_on_with(tmp_path: Path) -> None:
         ("--temperature nan", "temperature is nan"),
         ("--top-p inf", "top_p is inf"),
         ("--max-tokens 0", "max_tokens is 0"),
+        ("--stop=", "stop holds an empty string"),
         ("--style prose", "--style"),
         ("--input none.jsonl", "There is no data file 'none.jsonl'"),
         ("--input p.txt", "p.txt is not one of .jsonl, .csv, .parquet"),

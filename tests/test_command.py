@@ -57,6 +57,7 @@ def test_a_value_out_of_range_is_told_in_one_line(capsys: pytest.CaptureFixture[
     ("error", "status", "said"),
     [
         (UserError("No such thing."), 2, "try: No such thing.\n"),
+        (UserError("Said:\n\x1b]0;x\x07\u202e"), 2, "try: Said:\n⟨U+001B⟩]0;x⟨U+0007⟩⟨U+202E⟩\n"),
         (KeyboardInterrupt(), 130, "\ntry: interrupted; the same command goes on from here.\n"),
     ],
 )

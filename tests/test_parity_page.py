@@ -17,7 +17,7 @@ from workbench.parity.bounds import Config
 from workbench.parity.measures import Measured
 from workbench.parity.rows import Row, rows_of
 from workbench.parity.words import Side
-from workbench.report_parity import as_json, nats, table
+from workbench.report_parity import as_json, cells_of, nats, table
 from workbench.report_parity_html import summary, write_page
 from workbench.stats import wilson_interval
 from workbench.types import CostToMake, CostToUse, Example, Model, Outcome, Result, Status
@@ -139,7 +139,21 @@ def test_the_line_of_verdicts() -> None:
 def test_the_table_in_text() -> None:
     text = table(rows(), Config(), 1)
     assert "served: same (same bounds)" in text
-    assert re.search(r"served +50\.0 % +25\.4 – 74\.6 +\+0\.0 +1\.000 +12 of 12 +12 of 12 +0 +12\n", text)
+    assert re.search(r"served +50\.0 % +25\.4 – 74\.6 +\+0\.0 +1\.000 +12 of 12 +12 of 12 +never +0 +12\n", text)
+
+
+def test_texts_part_nowhere_only_where_all_are_equal(tmp_path: Path) -> None:
+    found = rows()
+    first, other = found[0], found[2]
+    unknown = replace(other.measured, own={})  # its own answers could not be scored
+    failed = said("c", 0, fails=12)
+    sides = [replace(other.side, name=name) for name in ("equal", "apart", "unknown", "failed")]
+    several = [said("a", 0), other.measured, unknown, failed]
+    whole = rows_of([first.side, *sides], [first.measured, *several], Config())
+    assert [cells_of(row)["parts_at"] for row in whole] == ["", "never", "5", "–", "–"]
+    page = write(tmp_path / "report.html", whole)
+    assert re.findall(r'data-label="parts at token">([^<]*)<', page) == ["never", "5", "–", "–"]
+    assert re.search(r"unknown .* 8 of 11 +– ", table(whole, Config(), 1))
 
 
 def test_numbers_of_nats() -> None:

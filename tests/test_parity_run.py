@@ -333,6 +333,23 @@ def test_servers_of_one_name_are_each_asked(setup: Setup, servers: tuple[StubSer
         assert {path for _, path, _ in server.calls} == {"/v1/chat/completions", "/tokenize", "/v1/completions"}
 
 
+def test_a_server_s_words_are_shown_and_not_obeyed(
+    setup: Setup, servers: tuple[StubServer, StubServer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuses(handler: Any, body: dict[str, Any]) -> None:
+        if len(servers[0].calls) % 3:
+            handler.reply(200, good_answer(handler.path, body))
+        else:
+            handler.reply(400, {"error": {"message": "\x1b[2J<script>no"}})
+
+    servers[0].always = refuses
+    parity(replace(setup, model="served"), f"vllm,endpoint={servers[0].url}", "fake,name=\x1b]0;x")
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "⟨U+001B⟩]0;x" in out
+    page = (run_of(setup).path / "report.html").read_text(encoding="utf-8")
+    assert "\x1b" not in page and "<script" not in page
+
+
 def test_a_server_against_itself_is_refused(setup: Setup, servers: tuple[StubServer, StubServer]) -> None:
     url = servers[0].url
     words = (f"vllm,endpoint={url},name=a", f"vllm,endpoint={url}/v1,name=b")

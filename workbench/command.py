@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 from tyro.conf import arg
 
 from workbench.errors import UserError
+from workbench.inert import visible
 
 T = TypeVar("T")
 Flat = Annotated[T, arg(name="")]
@@ -37,7 +38,7 @@ def run_command(main: Callable[[Any], Any], config: type[Any], arguments: Sequen
         )
         main(parsed)
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {visible(error)}", file=sys.stderr)  # a server's words may be in it
         return 2
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted; the same command goes on from here.", file=sys.stderr)

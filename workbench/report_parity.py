@@ -10,6 +10,7 @@ from typing import Any
 from workbench.identity import to_json
 from workbench.parity.asking import TOP
 from workbench.parity.bounds import FEWEST, Config
+from workbench.parity.measures import Distance
 from workbench.parity.rows import Row
 from workbench.report import p_value, percent, quantity, span
 from workbench.types import Interval
@@ -108,7 +109,7 @@ def cells_of(row: Row) -> dict[str, str]:
         "answers_span": span(found.answers) + " %",
         "texts": f"{round(found.texts.value * found.both)} of {found.both}",
         "texts_span": span(found.texts) + " %",
-        "parts_at": "" if found.parts_at is None else f"{found.parts_at + 1:g}",  # people count from 1
+        "parts_at": _parts_at(found),
         "tokens": f"{found.tokens:,}",
         "scored": str(found.scored),
     }
@@ -123,6 +124,14 @@ def cells_of(row: Row) -> dict[str, str]:
             "kl_span": f"{nats(found.kl.low)} – {nats(found.kl.high)}",
         }
     return cells
+
+
+def _parts_at(found: Distance) -> str:
+    """Where the texts part, as people count: from 1."""
+    if found.parts_at is not None:
+        return f"{found.parts_at + 1:g}"
+    # No place is known either where one could not be had: the system's own answer was not scored.
+    return "never" if found.both and found.texts.value == 1 else "–"
 
 
 def nats(value: float) -> str:

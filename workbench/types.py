@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from workbench.errors import check_range
+from workbench.errors import UserError, check_range
 
 # --- the model slot ---------------------------------------------------------------------------------
 
@@ -129,6 +129,9 @@ class Prompt:
         file_hash: hash of the file's bytes.
         shots: the exemplars, or None for zero-shot.
         defaults: values of the variables that an example need not bring, as (name, value) pairs.
+
+    Raises:
+        UserError: a stop string is empty.
     """
 
     name: str
@@ -140,6 +143,9 @@ class Prompt:
     file_hash: str = ""
     shots: Shots | None = None
     defaults: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_stop(self.stop)
 
 
 # --- the decode slot --------------------------------------------------------------------------------
@@ -153,7 +159,8 @@ class Sampling:
     """How tokens are drawn. Temperature 0 is greedy decoding.
 
     Raises:
-        UserError: a value is NaN, infinite or out of its range; the message names the field.
+        UserError: a value is NaN, infinite or out of its range, or a stop string is empty; the message names the
+            field.
     """
 
     temperature: float = 1.0  # 0 takes the most likely token
@@ -169,6 +176,7 @@ class Sampling:
         check_range("top_k", self.top_k, 0, 10**9)
         check_range("max_tokens", self.max_tokens, 1, 10**6)
         check_range("seed", self.seed, 0, 2**63 - 1)
+        _check_stop(self.stop)
 
 
 @dataclass(frozen=True)
@@ -406,6 +414,11 @@ class Result:
     def metric(self, name: str) -> float:
         """One of `metrics` by its name."""
         return dict(self.metrics)[name]
+
+
+def _check_stop(stop: tuple[str, ...]) -> None:
+    if "" in stop:
+        raise UserError("stop holds an empty string, which would end every answer before it began.")
 
 
 def text_hash(text: str) -> str:

@@ -157,6 +157,10 @@ def test_another_software_or_root_is_told_in_the_version(server: StubServer, oth
     other.is_vllm, other.root = True, "/elsewhere"
     version = VllmEngine(Model("base"), [server.url, other.url]).version
     assert version == "vllm 0.32.0, /elsewhere/base + vllm 0.32.0, /models/base"
+    other.root = "\x1b[2J"
+    assert "vllm 0.32.0, ⟨U+001B⟩[2J/base" in VllmEngine(Model("base"), [other.url]).version, (
+        "no terminal obeys it"
+    )
 
 
 # --- what this machine knows of its servers ---------------------------------------------------------

@@ -20,7 +20,7 @@ def read_samples(answer: dict[str, Any], run: range, seconds: float) -> list[Com
     try:
         choices = {choice["index"]: choice for choice in answer["choices"]}
         usage = answer["usage"]
-        told = [_token_scores(choices[place]) if place in choices else None for place in range(len(run))]
+        told = [token_scores(choices[place]) if place in choices else None for place in range(len(run))]
         counts = token_counts([None if scores is None else len(scores) for scores in told], usage)
         return [
             _read_sample(
@@ -37,8 +37,8 @@ def read_samples(answer: dict[str, Any], run: range, seconds: float) -> list[Com
         raise ServerError(f"The answer lacks what it must have ({error!r}): {str(answer)[:200]}") from None
 
 
-def _token_scores(choice: dict[str, Any]) -> list[float]:
-    """The log-probability of each token of a sample, the end-of-turn token among them."""
+def token_scores(choice: dict[str, Any]) -> list[float]:
+    """The log-probability of each token of a sample, or of a piece of one, the end-of-turn token among them."""
     told = choice.get("logprobs") or {}
     return [token["logprob"] for token in told.get("content") or ()] or told.get("token_logprobs") or []
 

@@ -8,6 +8,7 @@ was killed and goes on draws what the uninterrupted run would have drawn.
 
 import time
 from collections.abc import Iterator, Sequence
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -58,8 +59,7 @@ class HfEngine:
         max_positions: int = 131_072,
     ) -> None:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError("device is 'cuda', but torch sees no GPU here. Use --device cpu.")
+        _check_device(self.device)
         loaded = load_weights(model, dtype, self.device)
         soft = is_soft_prompt(loaded)
         self.weights = loaded.get_base_model() if soft else loaded
@@ -112,7 +112,7 @@ class HfEngine:
     @torch.inference_mode()
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Batch]:
         """Batches in the order of their prompts' lengths, longest first; none from a classification head."""
-        self._check(sampling)
+        self._check_generates()
         rows: list[Row] = []
         for request in requests:
             prompt = self.encoder.encode(request)
@@ -130,21 +130,19 @@ class HfEngine:
     @torch.inference_mode()
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
         """The pieces of one sample, each as soon as its token is drawn and it is certain to be text."""
-        self._check(sampling)
+        self._check_generates()
         row = Row(request, request.indices[0], self.encoder.encode(request))
         if problem := self.unfit(len(row.prompt), 1):
             yield failed(row.index, len(row.prompt), problem)
             return
         yield from in_pieces(row, self._steps([row], sampling), self.encoder.decode, sampling.stop, self.virtual)
 
-    def _check(self, sampling: Sampling) -> None:
+    def _check_generates(self) -> None:
         if self.labels:
             labels = ", ".join(self.labels)
             raise UserError(
                 f"The model's head scores {labels} and says nothing. Decode by the likelihood of labels."
             )
-        if "" in sampling.stop:
-            raise UserError("stop holds an empty string, which would end every answer before it began.")
 
     def unfit(self, prompt: int, more: int) -> str | None:
         """Why a prompt of so many tokens, and `more` behind it, cannot be run."""
@@ -255,3 +253,19 @@ class HfEngine:
             sums = (states * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp_min(1)
             vectors[chosen] = sums.cpu().numpy()
         return vectors
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that torch cannot compute on here.
+
+    Raises:
+        UserError: it is none, or not there.
+    """
+    try:
+        torch.zeros(1, device=device).item()  # "meta" has no numbers to tell
+    except (RuntimeError, AssertionError, ImportError) as error:
+        there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        words = shorten(str(error).partition("\n")[0], 120, placeholder=" …")
+        raise UserError(
+            f"device is {device!r}, on which torch cannot compute here ({words}). There is --device {there}."
+        ) from None

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from workbench.engines.answers import FINISHES
+from workbench.engines.answers import FINISHES, token_scores
 from workbench.engines.client import ServerError, Servers
 from workbench.types import Completion, Finish
 
@@ -54,9 +54,7 @@ class _Sample:
         reason = choice.get("finish_reason")
         if not isinstance(said, str | None) or not isinstance(reason, str | None):
             raise TypeError("no text")
-        told = choice.get("logprobs") or {}
-        chat = told.get("content") or ()
-        scores = [token["logprob"] for token in chat] or told.get("token_logprobs") or []
+        scores = token_scores(choice)
         if not all(math.isfinite(score) for score in scores):
             raise ValueError("a log-probability is not finite")
         self.scores += scores

@@ -33,6 +33,7 @@ from workbench.engines.soft_client import SoftPrompts, is_soft
 from workbench.engines.stream_client import STREAMED, read_pieces
 from workbench.engines.text_client import TextPrompts
 from workbench.errors import UserError, check_range
+from workbench.inert import visible
 from workbench.types import Completion, Finish, Model, Request, Sampling
 
 MAX_N = 32
@@ -105,7 +106,7 @@ class VllmEngine:
         """
         # The root is the folder or Hub id behind the name: two models served under one name differ in it.
         told = [(self._software[url], self._content(url), started_as(url)) for url in self._cards]
-        return " + ".join(sorted({", ".join(filter(None, words)) for words in told}))
+        return visible(" + ".join(sorted({", ".join(filter(None, words)) for words in told})))
 
     @cached_property
     def context(self) -> int | None:

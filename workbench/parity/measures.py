@@ -80,7 +80,7 @@ class Distance:
         answered: how many those are.
         texts: share of equal texts, where neither request failed.
         both: how many those are.
-        parts_at: median token at which texts part, over those that do; None where none does.
+        parts_at: median token at which texts part, over those whose place is known; None where none is.
         drift: mean |Δ log-probability| a token with its interval; None where no question could be scored.
         signed: mean Δ; below 0 the system finds the reference's answers less likely.
         kl: mean of `told_kl` a token with its interval.
