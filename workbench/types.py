@@ -129,9 +129,6 @@ class Prompt:
         file_hash: hash of the file's bytes.
         shots: the exemplars, or None for zero-shot.
         defaults: values of the variables that an example need not bring, as (name, value) pairs.
-
-    Raises:
-        UserError: a stop string is empty.
     """
 
     name: str
@@ -143,9 +140,6 @@ class Prompt:
     file_hash: str = ""
     shots: Shots | None = None
     defaults: tuple[tuple[str, str], ...] = ()
-
-    def __post_init__(self) -> None:
-        _check_stop(self.stop)
 
 
 # --- the decode slot --------------------------------------------------------------------------------
@@ -176,7 +170,8 @@ class Sampling:
         check_range("top_k", self.top_k, 0, 10**9)
         check_range("max_tokens", self.max_tokens, 1, 10**6)
         check_range("seed", self.seed, 0, 2**63 - 1)
-        _check_stop(self.stop)
+        if "" in self.stop:
+            raise UserError("stop holds an empty string, which would end every answer before it began.")
 
 
 @dataclass(frozen=True)
@@ -414,11 +409,6 @@ class Result:
     def metric(self, name: str) -> float:
         """One of `metrics` by its name."""
         return dict(self.metrics)[name]
-
-
-def _check_stop(stop: tuple[str, ...]) -> None:
-    if "" in stop:
-        raise UserError("stop holds an empty string, which would end every answer before it began.")
 
 
 def text_hash(text: str) -> str:
