@@ -54,7 +54,7 @@ def _start(config: ServeConfig) -> list[ServerState]:
     print(f"{state.url} serves:")
     _names(state)
     _health(state)
-    print(f"Ask it: workbench evaluate --model {state.model} --engine vllm --endpoint {state.url}")
+    print(f"Ask it: workbench zero_shot --model {state.model} --engine vllm --endpoint {state.url}")
     print(f"End it: workbench serve stop --port {state.port}")
     if config.host not in LOOPBACK:
         print("The key guards /v1 only. Before a network that is not trusted, put a proxy that guards all of it.")

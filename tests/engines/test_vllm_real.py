@@ -40,7 +40,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # Eager: the compiled path of vLLM 0.32 on a CPU answered nonsense.
+    # Eager: compiling takes longer than these tests do.
     command = f"-m vllm.entrypoints.openai.api_server --served-model-name {NAME} --host 127.0.0.1 --port {port}"
     command += " --generation-config vllm --max-model-len 2048 --dtype bfloat16 --enforce-eager"
     command += " --enable-prompt-embeds --model"

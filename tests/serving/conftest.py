@@ -18,11 +18,10 @@ STUB = Path(__file__).with_name("stub_vllm.py")
 
 @pytest.fixture
 def port() -> int:
-    """A port that is free."""
+    """One that is free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

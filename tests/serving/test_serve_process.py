@@ -58,7 +58,7 @@ def test_from_start_to_stop(config: Make, loras: Path, port: int, capsys: pytest
     [state] = main(Config("start", config(adapters=(f"one={loras / 'one'}",))))
     said = capsys.readouterr().out
     assert state.url == f"http://127.0.0.1:{port}"
-    assert f"workbench evaluate --model {state.model} --engine vllm --endpoint {state.url}" in said
+    assert f"workbench zero_shot --model {state.model} --engine vllm --endpoint {state.url}" in said
     assert names(state) == [state.model, served]
     assert state.health == "healthy"
     assert {canary.check for canary in state.canaries} == {"self", "tokens"}

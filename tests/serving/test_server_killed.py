@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -39,12 +38,10 @@ def workbench(*arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def port() -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-    yield number
-    workbench("serve", "stop", "--port", str(number)).communicate(timeout=120)
+def address(port: int) -> Iterator[int]:
+    """A port; its server ends with the test."""
+    yield port
+    workbench("serve", "stop", "--port", str(port)).communicate(timeout=120)
 
 
 def serve(port: int) -> ServerState:
@@ -78,7 +75,8 @@ def drawn(url: str) -> float:
     return float(value)
 
 
-def test_a_run_goes_on_behind_a_server_that_was_killed(tmp_path: Path, port: int) -> None:
+def test_a_run_goes_on_behind_a_server_that_was_killed(tmp_path: Path, address: int) -> None:
+    port = address
     state = serve(port)
     run = (
         *("majority_vote", "--questions", str(QUESTIONS), "--n", str(N), "--max-tokens", "64"),
