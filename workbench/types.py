@@ -123,7 +123,7 @@ class Prompt:
             of the role `assistant` is the start of the answer, which the model goes on with.
         shot: how one exemplar is shown; empty where the prompt takes none.
         variables: the names that the templates may use, beside `input` and those of one exemplar.
-        stop: strings that end the answer.
+        stop: strings that end the answer; an empty one is a `UserError`.
         style: `chat` passes the messages through the model's chat template; `text` joins their contents
             as they are, for base models and exact comparisons.
         file_hash: hash of the file's bytes.
@@ -140,6 +140,9 @@ class Prompt:
     file_hash: str = ""
     shots: Shots | None = None
     defaults: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        Sampling(stop=self.stop)  # refuses a string that is empty
 
 
 # --- the decode slot --------------------------------------------------------------------------------
