@@ -33,7 +33,6 @@ from workbench.report import (
 from workbench.report_forgetting import forgetting_cell, has_forgetting
 from workbench.types import CostToMake
 
-TEMPLATE = Path(__file__).parent / "report.html.j2"
 LONGEST = 4_000  # characters of one text that are shown
 
 
@@ -79,18 +78,9 @@ def write_html(
         command: what to type to get this page again.
         versions: package → version.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     first = rungs[0].result
-    page = template.render(
+    page = filled(
+        "report.html.j2",
         title=title,
         facts={
             "Task": first.task,
@@ -113,6 +103,23 @@ def write_html(
     write_atomic(path, page)
 
 
+def filled(template: str, **content: Any) -> str:
+    """A page from a template of this folder; whatever is put into it stays text."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        # Jinja's own Markup is a str too, but these templates make none.
+        finalize=lambda value: visible(value) if isinstance(value, str) else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(content)
+
+
 def visible(text: str) -> str:
     """Text with what cannot be seen made visible: control characters, direction marks, lone surrogates."""
     if len(text) > LONGEST:
@@ -123,11 +130,6 @@ def visible(text: str) -> str:
 _UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff]"
 )
-
-
-def _shown(value: Any) -> Any:
-    # Jinja's own Markup is a str too, but this template makes none.
-    return visible(value) if isinstance(value, str) else value
 
 
 def _rows(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
@@ -182,6 +184,18 @@ MARGIN = {"left": 54, "right": 14, "top": 14, "bottom": 46}
 CHARACTER = 6.9  # mean width of a label's character, in the units of its 13-unit type
 
 
+def frame(width: int, height: int) -> dict[str, int]:
+    """A chart's size, and the edges of what is drawn between its axes, in SVG units."""
+    return {
+        "width": width,
+        "height": height,
+        "left": MARGIN["left"],
+        "right": width - MARGIN["right"],
+        "top": MARGIN["top"],
+        "bottom": height - MARGIN["bottom"],
+    }
+
+
 def _chart(rungs: Sequence[Rung], width: int, height: int) -> dict[str, Any] | None:
     """Places of everything in the chart, in SVG units; None where no rung has both an answer and a cost."""
     measured = [rung for rung in rungs if rung.result.total]
@@ -197,14 +211,14 @@ def _chart(rungs: Sequence[Rung], width: int, height: int) -> dict[str, Any] | N
     y_ticks = _share_ticks(
         min(rung.result.score.low for rung, _ in pairs), max(rung.result.score.high for rung, _ in pairs)
     )
-    plot_width = width - MARGIN["left"] - MARGIN["right"]
-    plot_height = height - MARGIN["top"] - MARGIN["bottom"]
+    edges = frame(width, height)
+    plot_width, plot_height = edges["right"] - edges["left"], edges["bottom"] - edges["top"]
 
     def x(cost: float) -> float:
-        return MARGIN["left"] + plot_width * (math.log10(cost) - x_low) / (x_high - x_low)
+        return edges["left"] + plot_width * (math.log10(cost) - x_low) / (x_high - x_low)
 
     def y(share: float) -> float:
-        return MARGIN["top"] + plot_height * (y_ticks[-1] - share) / (y_ticks[-1] - y_ticks[0])
+        return edges["top"] + plot_height * (y_ticks[-1] - share) / (y_ticks[-1] - y_ticks[0])
 
     points = []
     frontier: list[tuple[float, float]] = []
@@ -230,19 +244,16 @@ def _chart(rungs: Sequence[Rung], width: int, height: int) -> dict[str, Any] | N
     steps = [f"M{frontier[0][0]:.1f} {frontier[0][1]:.1f}"]
     steps += [f"H{px:.1f}V{py:.1f}" for px, py in frontier[1:]]
     return {
-        "width": width,
-        "height": height,
-        "left": MARGIN["left"],
-        "right": width - MARGIN["right"],
-        "bottom": height - MARGIN["bottom"],
+        **edges,
         "unit": unit,
+        "x": f"{unit} a question, log scale",
         "x_ticks": [
             {"x": x(v), "text": quantity(v)} for v in _log_ticks(x_low, x_high, 46 * (x_high - x_low) / plot_width)
         ],
         "y_ticks": [{"y": y(v), "text": f"{100 * v:.0f} %"} for v in y_ticks],
         "points": points,
         "key": [point["name"] for point in points] if crowded else [],
-        "frontier": "".join(steps) + f"H{width - MARGIN['right']}",
+        "frontier": "".join(steps) + f"H{edges['right']}",
     }
 
 

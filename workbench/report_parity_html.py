@@ -15,12 +15,10 @@ from workbench.files import write_atomic
 from workbench.parity.bounds import Config
 from workbench.parity.measures import Compared
 from workbench.parity.rows import Row
-from workbench.report_html import TEMPLATE as LADDER
-from workbench.report_html import visible
+from workbench.report_html import filled, frame
 from workbench.report_parity import cells_of, nats, remarks
 from workbench.types import Example
 
-TEMPLATE = Path(__file__).parent / "report_parity.html.j2"
 SHOWN = 6  # questions of each system that the page shows
 COLOURS = 6  # lines of a chart before colours come again, dashed
 THINNEST = 5  # questions that a point of the chart over places stands for, at least
@@ -48,19 +46,9 @@ def write_page(
         command: what to type to get this page again.
         versions: package → version.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=lambda value: visible(value) if isinstance(value, str) else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = LADDER.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8").replace("/* the ladder's */", style))
     first = rows[0].measured.result
-    page = template.render(
+    page = filled(
+        "report_parity.html.j2",
         title=f"Parity with {rows[0].side.name}",
         facts={
             "Task": first.task,
@@ -71,7 +59,6 @@ def write_page(
         },
         summary=summary(rows),
         rows=[{**cells_of(row), "row": row, "pieces": re.split(r"(?<=[,/])", row.side.name)} for row in rows],
-        with_forgetting=True,  # the ladder's style: a wide table turns into cards early
         charts=_charts(rows),
         key=[row.side.name for row in rows[1:]],
         colours=COLOURS,
@@ -125,7 +112,6 @@ def _shown(row: Row, questions: Mapping[str, Example]) -> list[dict[str, Any]]:
 # --- charts -----------------------------------------------------------------------------------------
 
 Points = list[tuple[float, float]]
-MARGIN = {"left": 54, "right": 14, "top": 14, "bottom": 46}
 
 
 def _charts(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -188,12 +174,12 @@ def _drawn(
     low, high = min(across(px) for px, _ in every), max(across(px) for px, _ in every)
     high = max(high, low + 1)
     y_ticks = _ticks(1.0 if y == "share" else max(py for _, py in every))
-    wide = width - MARGIN["left"] - MARGIN["right"]
-    tall = height - MARGIN["top"] - MARGIN["bottom"]
+    edges = frame(width, height)
+    wide, tall = edges["right"] - edges["left"], edges["bottom"] - edges["top"]
 
     def place(px: float, py: float) -> tuple[float, float]:
         right = (across(px) - low) / (high - low)
-        return MARGIN["left"] + wide * right, MARGIN["top"] + tall * (1 - py / y_ticks[-1])
+        return edges["left"] + wide * right, edges["top"] + tall * (1 - py / y_ticks[-1])
 
     if log:
         step = max(1, math.ceil((high - low) / (wide / 60)))
@@ -202,11 +188,7 @@ def _drawn(
         step = max(1, math.ceil((high - low) / (wide / 60)))
         x_ticks = [float(at) for at in range(math.ceil(low), math.floor(high) + 1, step)]
     return {
-        "width": width,
-        "height": height,
-        "left": MARGIN["left"],
-        "right": width - MARGIN["right"],
-        "bottom": height - MARGIN["bottom"],
+        **edges,
         "x": x,
         "y": y,
         "x_ticks": [{"x": place(at, 0)[0], "text": f"{at:g}"} for at in x_ticks],
