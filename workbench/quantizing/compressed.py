@@ -4,6 +4,10 @@ Both round with GPTQ (Frantar et al. 2023, arXiv 2210.17323): column after colum
 made up for in the columns behind it, as far as the calibration examples tell. w8a8 rounds activations too, and
 moves their outliers into the weights first (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, with strength 0.8),
 where the model is built so that this changes nothing else. The output layer stays as it is.
+
+What the examples do not show, GPTQ gives up. The embedded model in 4 bits, calibrated on 64 examples of
+arithmetic, against plain rounding: loss of 100 other practice answers 0.93 against 1.86 nats a token (dense 1.03),
+perplexity of general text 94 against 74 (dense 59).
 """
 
 import logging
