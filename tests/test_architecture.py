@@ -43,9 +43,9 @@ FLOORS = (
     ("workbench/prompt_files.py", "workbench/quantization.py", "workbench/own_kinds.py", "workbench/folders.py"),
     (
         "workbench/salvage.py", "workbench/cost.py", "workbench/files.py", "workbench/progress.py",
-        "workbench/killable.py", "workbench/command.py", "workbench/launch.py", "workbench/inert.py",
+        "workbench/killable.py", "workbench/command.py", "workbench/launch.py",
     ),
-    ("workbench/identity.py", "workbench/stats/"),
+    ("workbench/identity.py", "workbench/stats/", "workbench/inert.py"),
     ("workbench/types.py",),
     ("workbench/errors.py",),
 )  # fmt: skip
