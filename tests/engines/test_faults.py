@@ -129,7 +129,7 @@ def test_a_storm_costs_time_and_nothing_else(
 
 def test_hung_sockets_are_left_and_asked_again(server: StubServer, store: Store) -> None:
     server.faults = [hang] * 4
-    assert sorted(texts(asked(engine_for(server, timeout=0.3, concurrency=4), store))) == sorted(WANTED)
+    assert sorted(texts(asked(engine_for(server, timeout=1.0, concurrency=4), store))) == sorted(WANTED)
     assert len(server.calls) == 4 + 2 * len(QUESTIONS)
 
 
@@ -161,7 +161,7 @@ def test_what_fails_is_an_error_outcome_and_leaves_the_denominator(
     server: StubServer, store: Store, fault: Fault, words: str, tries: int
 ) -> None:
     server.always = poisoned(fault)
-    result = measured(engine_for(server, retries=1, timeout=0.3), store)
+    result = measured(engine_for(server, retries=1, timeout=1.0), store)
     assert dict(result.counts)["error"] == 1
     assert result.total == len(QUESTIONS) - 1
     assert [o.score is None for o in result.outcomes] == [i == 2 for i in range(len(QUESTIONS))]
