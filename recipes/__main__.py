@@ -26,7 +26,7 @@ RECIPES = {
     "head": ("recipes.head", "a classification head: alone, or with all weights behind it"),
     "sweep": ("recipes.sweep", "a tuning method at several learning rates and ranks, judged on dev"),
     "preview": ("recipes.preview", "training examples as the model sees them, with what is learned"),
-    "quantization": ("recipes.quantization", "memory and perplexity of a model in bfloat16, NF4 and int4"),
+    "quantization": ("recipes.quantization", "memory and perplexity of a model in bfloat16, int8, NF4 and int4"),
     "quantize": ("recipes.quantize", "a model as quantised weights, for the engine hf, vLLM or llama.cpp"),
     "adapter": ("recipes.adapter", "merge an adapter into its base, unmerge it, or remove it from a System"),
     "publish": ("recipes.publish", "a run's model as a folder for the Hub, sent there on request"),

@@ -113,7 +113,7 @@ def _extras() -> list[Finding]:
             Finding(
                 "note",
                 "No vLLM here; the engine `vllm` still reaches any server by --endpoint.",
-                "`make vllm-cpu` makes an environment for one on a CPU.",
+                "`make vllm` makes an environment for one on a GPU, `make vllm-cpu` on a CPU.",
             )
         )
     return findings

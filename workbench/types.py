@@ -23,7 +23,7 @@ class Model:
             server knows the model by.
         revision: a Hub revision; None is the default branch.
         adapter: a folder with an adapter in PEFT's format, or None.
-        quantization: `nf4` loads the base's linear layers in 4 bits (bitsandbytes); None as they are.
+        quantization: `nf4` or `int8` (bitsandbytes) packs the base's linear layers on loading; None as they are.
     """
 
     base: str

@@ -78,7 +78,7 @@ class VllmEngine:
             raise UserError(
                 f"The vllm engine cannot ask for the quantization {model.quantization!r}: vLLM 0.32 reads nothing "
                 "of bitsandbytes. Use the engine hf, merge the adapter into a dense base, or serve a model "
-                "that is quantised as AWQ or GPTQ under its own name, and leave the quantization out."
+                "made by `workbench quantize --scheme w4a16` or w8a8 under its own name, without a quantization."
             )
         check_range("concurrency", concurrency, 1, 1024)
         check_range("timeout", timeout, 0, 86400, open_low=True)
