@@ -204,6 +204,49 @@ def test_shapes_that_do_not_divide(config: Make) -> None:
     assert "max_model_len is 513; the model takes 512 tokens" in refusal(config(max_model_len=513))
 
 
+@pytest.mark.parametrize(
+    ("fields", "longest"),
+    [
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, 1024),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2}}, 1024),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 1024),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, 512),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 8.0}}, 512),
+        ({"rope_parameters": {"rope_type": "longrope", "factor": 8.0}}, 512),
+        ({"rope_scaling": {"type": "su", "factor": 8.0}}, 512),
+        ({"rope_parameters": {"a": {"rope_type": "default"}, "b": {"rope_type": "linear", "factor": 2.0}}}, 1024),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 8.0}, "model_type": "gemma3_text"}, 512),
+        ({"rope_parameters": {"rope_type": "linear", "factor": "8"}}, 512),
+        ({"rope_parameters": {"rope_type": "linear", "factor": None}}, 512),
+        ({"rope_parameters": "linear"}, 512),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 4.0}, "max_position_embeddings": 2**20}, 2**22),
+    ],
+)
+def test_the_length_that_ropes_factor_gives(
+    config: Make, changed_model: Callable[..., str], fields: dict[str, Any], longest: int
+) -> None:
+    model = changed_model(**fields)
+    check(config(model=model, max_model_len=longest))
+    said = refusal(config(model=model, max_model_len=longest + 1))
+    assert f"max_model_len is {longest + 1}; the model takes {longest} tokens" in said
+
+
+@pytest.mark.parametrize("field", ["quantization_config", "text_config"])
+@pytest.mark.parametrize("value", [[], [1], "x", 3])
+def test_fields_that_are_no_objects(
+    config: Make, changed_model: Callable[..., str], field: str, value: object
+) -> None:
+    said = refusal(config(model=changed_model(**{field: value})))
+    assert f"config.json: {field} holds {type(value).__name__}, not an object." in said
+
+
+@pytest.mark.parametrize("fields", [{"num_key_value_heads": [2]}, {"num_key_value_heads": []}, {"head_dim": "x"}])
+def test_a_cache_whose_size_cannot_be_told(
+    config: Make, changed_model: Callable[..., str], fields: dict[str, Any]
+) -> None:
+    check(config(model=changed_model(**fields, quantization_config=None)))
+
+
 # --- memory -------------------------------------------------------------------------------------------
 
 
@@ -226,7 +269,21 @@ def test_a_context_that_the_cache_does_not_hold(config: Make, changed_model: Cal
 @pytest.mark.parametrize(
     ("gpus", "changed", "words"),
     [
-        ([(10, 80)], {}, "would take 72.0 GiB of a GPU (gpu_memory: 0.9 of 80.0), and 10.0 GiB are free. Say"),
+        (
+            [(10, 80)],
+            {},
+            "would take 73.6 GiB of a GPU (gpu_memory: 0.92 of 80.0), and 10.0 GiB are free. Say --gpu",
+        ),
+        (
+            [(73, 80)],
+            {},
+            "(gpu_memory: 0.92 of 80.0), and 73.0 GiB are free. Say --gpu-memory 0.91 at most, or end",
+        ),
+        ([(0.5, 80)], {}, "and 0.5 GiB are free. End what else runs there, or choose others by CUDA_VISIBLE"),
+        ([(80, 80), (10, 80)], {}, None),
+        ([(80, 80), (10, 80)], {"tensor_parallel": 2}, "10.0 GiB are free"),
+        ([(80, 80), (10, 80)], {"data_parallel": 2}, "10.0 GiB are free"),
+        ([(23, 24), (10, 80)], {"pipeline_parallel": 2}, "73.6 GiB of a GPU"),
         ([(80, 80)], {"tensor_parallel": 2}, "is 2, and this machine has 1 GPUs"),
         ([(80, 80)], {"data_parallel": 4}, "is 4, and this machine has 1 GPUs"),
         ([(80, 80)], {"gpu_memory": 1e-9}, "The weights take 0.0 GiB a GPU"),
@@ -239,13 +296,14 @@ def test_memory_of_gpus(
     config: Make,
     faults: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
-    gpus: list[tuple[int, int]],
+    gpus: list[tuple[float, float]],
     changed: dict[str, Any],
     words: str | None,
 ) -> None:
     faults(dist="vllm")
     sizes = [(free * 2.0**30, total * 2.0**30) for free, total in gpus]
     monkeypatch.setattr(preflight, "_gpu_memory", lambda: sizes)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if words is None:
         assert check(config(**changed)).build.kind == "gpu"
     else:
@@ -254,13 +312,42 @@ def test_memory_of_gpus(
 
 def test_what_the_driver_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert preflight._gpu_memory() == []
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\nprintf '1024, 2048\\n512, 2048\\n'\n")
+    tool.write_text("#!/bin/sh\nprintf '0, GPU-aa1, 1024, 2048\\n1, GPU-bb2, 512, 2048\\n'\n")
     tool.chmod(0o755)
-    assert preflight._gpu_memory() == [(2**30, 2**31), (2**29, 2**31)]
+    first, second = (2.0**30, 2.0**31), (2.0**29, 2.0**31)
+    assert preflight._gpu_memory() == [first, second]
+    for shown, seen in {
+        "1": [second],
+        "1, 0": [second, first],
+        "GPU-bb2,GPU-a": [second, first],
+        "0,-1,1": [first],
+        "7": [],
+        "MIG-cc3": [],
+        "": [],
+    }.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+        assert preflight._gpu_memory() == seen, shown
     tool.write_text("#!/bin/sh\necho no devices were found\n")
     assert preflight._gpu_memory() == []
+
+
+def test_only_visible_gpus_count(
+    config: Make, faults: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults(dist="vllm")
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nprintf '0, GPU-aa1, 100, 80000\\n1, GPU-bb2, 79000, 80000\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    check(config())
+    said = refusal(config(tensor_parallel=2))
+    assert "is 2, and this machine has 1 GPUs to show (CUDA_VISIBLE_DEVICES is '1')" in said
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert "0.1 GiB are free. End what" in refusal(config())
 
 
 # --- adapters -----------------------------------------------------------------------------------------
@@ -277,6 +364,14 @@ def test_names_of_adapters(config: Make, loras: Path, tmp_path: Path) -> None:
     shutil.copytree(loras / "one", equals)
     assert "'a=b' is no name for an adapter" in refusal(config(adapters=(str(equals),)))
     assert check(config(adapters=(f"c={equals}",))).adapters[0].alias == "c"
+
+
+def test_homes_of_adapters(config: Make, loras: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(loras))
+    plan = check(config(adapters=("a=~/one", "~/two")))
+    assert [adapter.folder for adapter in plan.adapters] == [loras / "one", loras / "two"]
+    said = refusal(config(adapters=("a=~no-such-user/one",)))
+    assert "there is no folder '~no-such-user/one'" in said
 
 
 @pytest.mark.parametrize("alias", ["", "a b", "é", "-a", "a/b", "x" * 65])
@@ -396,6 +491,27 @@ def test_adapters_trained_on_other_weights(
     assert f"trained on other weights ({name} has a value of" in refusal(config(adapters=(str(folder),)))
 
 
+def test_a_lora_on_norms_that_smoothquant_divided(
+    config: Make, loras: Path, changed_adapter: Callable[..., Path], changed_model: Callable[..., str]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model, folder = changed_model(), changed_adapter()
+    told = Path(model) / "quantization.json"
+    told.write_text(json.dumps({"scheme": "w8a8", "method": "SmoothQuant 0.8, GPTQ"}))
+    both = config(model=model, adapters=(str(folder),))
+    assert check(both).loras, "it was trained on these very norms, as base.json shows"
+    weights = Path(model) / "model.safetensors"
+    smoothed = {name: value * (0.5 if "layernorm" in name else 1) for name, value in load_file(weights).items()}
+    save_file(smoothed, weights)
+    said = refusal(both)
+    assert "SmoothQuant divided the base's norms" in said and "Merge the adapter" in said and "w4a16" in said
+    (folder / "base.json").unlink()
+    assert "SmoothQuant divided" in refusal(both), "nothing shows what it was trained on"
+    told.write_text(json.dumps({"scheme": "w4a16", "method": "GPTQ"}))
+    assert check(both).loras
+
+
 def test_a_soft_prompt_of_another_width(config: Make, loras: Path, tmp_path: Path) -> None:
     folder = tmp_path / "soft"
     shutil.copytree(loras / "soft", folder)
@@ -428,3 +544,27 @@ def test_bytes_of_weights(tiny_model: Path) -> None:
     assert bytes_as(tiny_model, "float32") == 4 * parameters
     assert bytes_as(tiny_model, "bfloat16") == 2 * parameters
     assert all(tensor.dtype == "F32" for tensor in read_headers(tiny_model).values())
+
+
+def test_weights_that_are_there_twice_count_once(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "twice"
+    shutil.copytree(tiny_model, folder)
+    once = bytes_as(folder, "float32")
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    assert bytes_as(folder, "float32") == once
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    shutil.copy(folder / "consolidated.safetensors", folder / "other.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
+    assert {tensor.file.name for tensor in read_headers(folder).values()} == {"model-00001-of-00001.safetensors"}
+    assert bytes_as(folder, "float32") == once
+    index.write_text(json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}}))
+    with pytest.raises(UserError, match=r"model-00002-of-00002\.safetensors cannot be read"):
+        read_headers(folder)
+    index.write_text(json.dumps({"weight_map": []}))
+    with pytest.raises(UserError, match="weight_map names no files"):
+        read_headers(folder)
+    index.unlink()
+    for name in ("model-00001-of-00001", "other"):
+        (folder / f"{name}.safetensors").unlink()
+    assert bytes_as(folder, "float32") == once, "Mistral's own form has nothing else"

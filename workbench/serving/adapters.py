@@ -1,5 +1,6 @@
 """Adapters before they are served: what vLLM does not read, or would leave out without a word, is refused here."""
 
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -136,11 +137,11 @@ def _parted(text: str) -> tuple[str, Path]:
     """(alias, folder) of FOLDER or ALIAS=FOLDER."""
     alias, parts, rest = text.partition("=")
     if not parts or Path(text).is_dir():
-        folder = Path(text)
+        folder = _expanded(text)
         resolved = folder.resolve()  # also of `.`
         alias = resolved.parent.name if resolved.name == "adapter" else resolved.name
     else:
-        folder = Path(rest)
+        folder = _expanded(rest)
     if not folder.is_dir():
         raise UserError(f"adapters: there is no folder {str(folder)!r}.")
     if not _ALIAS.fullmatch(alias):
@@ -149,6 +150,11 @@ def _parted(text: str) -> tuple[str, Path]:
             f"or a digit first. Name it: --adapters ALIAS={folder}"
         )
     return alias, folder
+
+
+def _expanded(text: str) -> Path:
+    """A folder whose `~` the shell left as it is, as it does behind ALIAS=."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 (Path's own fails for an unknown user)
 
 
 def _read(alias: str, folder: Path, model: str, base: Path) -> Adapter:

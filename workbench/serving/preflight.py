@@ -1,6 +1,7 @@
 """What would make a server fail, found before it is started: each refusal names the field and the mend."""
 
 import ipaddress
+import os
 import shutil
 import socket
 import subprocess
@@ -18,10 +19,15 @@ from workbench.serving.interpreter import Build, find_build
 from workbench.serving.tensors import bytes_as
 
 _GIB = 2**30
+_SHARE = 0.92  # of a GPU's memory, vLLM 0.32's own default (vllm/config/cache.py)
 _BESIDE = 2 * _GIB  # of a CPU server's processes, beside weights and cache: 1.6 seen
 
 _UNREAD = ("bitsandbytes", "hqq", "aqlm", "eetq", "quanto", "vptq", "spqr", "higgs", "bitnet")
 """Quantisations that transformers reads and vLLM 0.32 does not."""
+
+_WHOLE = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
+"""Kinds of RoPE whose max_position_embeddings is scaled already: vLLM 0.32 applies no factor to it
+(vllm/config/model.py: _get_and_verify_max_len)."""
 
 
 @dataclass(frozen=True)
@@ -143,18 +149,31 @@ def _check_port(config: ServeConfig) -> None:
 
 def _check_model(folder: Path, config: ServeConfig) -> None:
     told = read_object(folder / "config.json")
-    method = (told.get("quantization_config") or {}).get("quant_method")
+    quantization = _object(told, "quantization_config", folder)
+    method = quantization.get("quant_method")
     # Quantised with bitsandbytes in its older form, which names no method.
-    older = any((told.get("quantization_config") or {}).get(k) for k in ("load_in_4bit", "load_in_8bit"))
+    older = any(quantization.get(k) for k in ("load_in_4bit", "load_in_8bit"))
     if method in _UNREAD or (method is None and older):
         raise UserError(
             f"The model in {str(folder)!r} is quantised with {method or 'bitsandbytes'} (config.json: "
             "quantization_config), which vLLM 0.32 cannot read. Use --engine hf, or serve one in GPTQ, AWQ or "
             "compressed-tensors (`workbench quantize --help`)."
         )
-    text = told.get("text_config") or told
+    text = _object(told, "text_config", folder) or told
     _check_heads(text, config)
-    _check_length(text, config)
+    longest = _longest(text)
+    if longest is not None and config.max_model_len is not None and config.max_model_len > longest:
+        raise UserError(
+            f"max_model_len is {config.max_model_len}; the model takes {longest:.0f} tokens (config.json)."
+        )
+
+
+def _object(told: dict[str, Any], field: str, folder: Path) -> dict[str, Any]:
+    """A field of config.json that holds an object; empty where it is missing or null."""
+    value = told.get(field)
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f"{folder / 'config.json'}: {field} holds {type(value).__name__}, not an object.")
+    return value or {}
 
 
 def _check_heads(told: dict[str, Any], config: ServeConfig) -> None:
@@ -168,13 +187,21 @@ def _check_heads(told: dict[str, Any], config: ServeConfig) -> None:
         raise UserError(f"pipeline_parallel is {config.pipeline_parallel}; the model has {layers} layers.")
 
 
-def _check_length(told: dict[str, Any], config: ServeConfig) -> None:
+def _longest(told: dict[str, Any]) -> float | None:
+    """The most tokens that vLLM lets the model have, by its RoPE's factor too; None where unknown."""
     longest = told.get("max_position_embeddings")
-    scaling = told.get("rope_scaling") or told.get("rope_parameters") or {}
-    factor = scaling.get("factor", 1) if isinstance(scaling, dict) else 1
-    asked = config.max_model_len
-    if isinstance(longest, int) and asked is not None and asked > longest * max(1, factor or 1):
-        raise UserError(f"max_model_len is {asked}; the model takes {longest} tokens (config.json).")
+    if not isinstance(longest, int):
+        return None
+    scaling = told.get("rope_scaling") or told.get("rope_parameters")
+    if not isinstance(scaling, dict) or "gemma3" in str(told.get("model_type")):
+        return longest
+    factor: float = 1
+    # One for all layers, or one for each type of layer.
+    for rope in [part for part in scaling.values() if isinstance(part, dict)] or [scaling]:
+        found = rope.get("factor")
+        if rope.get("rope_type", rope.get("type")) not in _WHOLE and isinstance(found, int | float):
+            factor = found
+    return longest * max(1, factor)
 
 
 def cache_bytes_per_token(told: dict[str, Any], dtype: str) -> int | None:
@@ -185,6 +212,8 @@ def cache_bytes_per_token(told: dict[str, Any], dtype: str) -> int | None:
         return None
     kv_heads = text.get("num_key_value_heads") or heads
     width = text.get("head_dim") or hidden // heads
+    if not (isinstance(kv_heads, int) and isinstance(width, int)):
+        return None
     return int(2 * layers * kv_heads * width * (4 if dtype == "float32" else 2))
 
 
@@ -220,17 +249,21 @@ def _check_gpus(config: ServeConfig, folder: Path) -> None:
     if config.executor != "ray" and each * config.data_parallel > len(gpus):
         raise UserError(
             f"tensor_parallel × pipeline_parallel × data_parallel is {each * config.data_parallel}, and this "
-            f"machine has {len(gpus)} GPUs. Lower one of them; over several machines, say --executor ray."
+            f"machine has {len(gpus)} GPUs{_shown()}. Lower one of them; over several machines, say --executor "
+            "ray."
         )
-    free, total = min(gpus)
-    share = (config.gpu_memory or 0.9) * total
-    weights = bytes_as(folder, config.dtype) / each
-    if share > free:
+    taken = gpus[: each * config.data_parallel]  # vLLM takes the first ones
+    free, total = min(taken, key=lambda gpu: gpu[0] / gpu[1])
+    asked = config.gpu_memory or _SHARE
+    if asked * total > free:
+        most = int(100 * free / total) / 100
+        lower = f"Say --gpu-memory {most} at most, or end" if most else "End"
         raise UserError(
-            f"The server would take {share / _GIB:.1f} GiB of a GPU (gpu_memory: {config.gpu_memory or 0.9} of "
-            f"{total / _GIB:.1f}), and {free / _GIB:.1f} GiB are free. Say --gpu-memory "
-            f"{int(100 * free / total) / 100} at most, or end what else runs there."
+            f"The server would take {asked * total / _GIB:.1f} GiB of a GPU (gpu_memory: {asked} of "
+            f"{total / _GIB:.1f}), and {free / _GIB:.1f} GiB are free. {lower} what else runs there, or choose "
+            "others by CUDA_VISIBLE_DEVICES."
         )
+    weights, share = bytes_as(folder, config.dtype) / each, asked * min(total for _, total in taken)
     if weights > share:
         raise UserError(
             f"The weights take {weights / _GIB:.1f} GiB a GPU, and the server may have {share / _GIB:.1f} "
@@ -238,14 +271,31 @@ def _check_gpus(config: ServeConfig, folder: Path) -> None:
         )
 
 
+def _shown() -> str:
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "" if shown is None else f" to show (CUDA_VISIBLE_DEVICES is {shown!r})"
+
+
 def _gpu_memory() -> list[tuple[float, float]]:
-    """(free, total) bytes of each NVIDIA GPU."""
+    """(free, total) bytes of each NVIDIA GPU that CUDA_VISIBLE_DEVICES names, in its order; unset, of all."""
     if shutil.which("nvidia-smi") is None:
         return []
-    command = ["nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits"]
+    fields = "--query-gpu=index,uuid,memory.free,memory.total"
+    command = ["nvidia-smi", fields, "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        rows = [line.split(",") for line in done.stdout.strip().splitlines()]
-        return [(float(free) * 2**20, float(total) * 2**20) for free, total in rows]
+        rows = [line.split(", ") for line in done.stdout.strip().splitlines()]
+        gpus = [(index, uuid, (float(free) * 2**20, float(total) * 2**20)) for index, uuid, free, total in rows]
     except (OSError, subprocess.SubprocessError, ValueError):
         return []
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is None:
+        return [memory for _, _, memory in gpus]
+    found = []
+    for name in map(str.strip, shown.split(",")):
+        whole = name.startswith("GPU-")  # the beginning of a UUID is enough
+        memory = next((m for index, uuid, m in gpus if name == index or (whole and uuid.startswith(name))), None)
+        if memory is None:  # CUDA stops there too; a part of a GPU (MIG) is not listed
+            break
+        found.append(memory)
+    return found

@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 
 from workbench.errors import UserError
+from workbench.models import read_object
 
 _LONGEST = 100_000_000  # bytes of a header that the format allows
 
@@ -25,14 +26,26 @@ class Tensor:
         return self.dtype in ("BF16", "F16", "F32", "F64")
 
 
+def _files(folder: Path) -> list[Path]:
+    """The files that make up the model: a repository may hold its weights a second time (`consolidated*`)."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        places = read_object(index).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise UserError(f"{index}: weight_map names no files.")
+        return [folder / name for name in sorted(set(places.values()))]
+    every = sorted(folder.glob("*.safetensors"))
+    return [path for path in every if not path.name.startswith("consolidated")] or every
+
+
 def read_headers(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder's safetensors files, by name.
+    """Every tensor of a folder's safetensors files, by name; of those in its index, where it has one.
 
     Raises:
         UserError: a file is damaged; the message names it.
     """
     found: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in _files(folder):
         try:
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
