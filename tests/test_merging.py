@@ -16,7 +16,7 @@ from workbench.adapters import load_weights, save_adapter
 from workbench.engines.encode import Encoder
 from workbench.errors import UserError
 from workbench.files import write_json
-from workbench.folders import new_folder
+from workbench.folders import check_free, new_folder
 from workbench.identity import to_json
 from workbench.merging import dequantized, merge, unmerge
 from workbench.models import load_base, load_tokenizer
@@ -274,6 +274,19 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="could not be written"), new_folder(tmp_path / "file" / "out"):
         pass
+
+
+def test_the_working_directory_is_no_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in (".", "../here"):
+        with pytest.raises(UserError, match="is the folder that this runs in: name a new one in it"):
+            check_free(Path(name))
+    with pytest.raises(UserError, match=r"'\.\.' exists and is not an empty folder"):
+        check_free(Path(".."))
+    with new_folder(Path("x/../new")) as scratch:
+        (scratch / "whole").write_text("whole")
+    assert (tmp_path / "here" / "new" / "whole").is_file()
 
 
 def test_an_unknown_dtype_is_named(make: Make, tmp_path: Path) -> None:

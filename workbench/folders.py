@@ -15,10 +15,12 @@ def check_free(folder: Path) -> None:
     """See that a folder can be made there; for before hours of work.
 
     Raises:
-        UserError: something is there already that is no empty folder.
+        UserError: something is there already that is no empty folder, or it is the working directory.
     """
     if (folder.exists() or folder.is_symlink()) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{str(folder)!r} exists and is not an empty folder: name another, or move it away.")
+    if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise UserError(f"{str(folder)!r} is the folder that this runs in: name a new one in it.")
 
 
 @contextmanager
@@ -29,6 +31,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         UserError: `folder` exists and is not empty, or cannot be written.
     """
     check_free(folder)
+    folder = folder.resolve()  # `x/..` has no name
     scratch = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
