@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OlmoConfig, OlmoForCausalLM
 
 from recipes.quantize import Config, main
 from workbench.adapters import load_weights
@@ -28,7 +28,7 @@ from workbench.models import load_base, load_tokenizer
 from workbench.prompts import load_prompt
 from workbench.quantizing import bitsandbytes_folder
 from workbench.quantizing.calibration import calibration
-from workbench.quantizing.compressed import group_of
+from workbench.quantizing.compressed import _smooths, group_of
 from workbench.quantizing.settings import Settings
 from workbench.runs import Run
 from workbench.tasks import load_task
@@ -204,6 +204,11 @@ def test_what_is_in_the_way(make: Callable[..., Config], tmp_path: Path) -> None
     assert (tmp_path / "out" / "mine").read_text() == "kept"
 
 
+def test_a_folder_within_the_base(make: Callable[..., Config], wide: Path) -> None:
+    refused(make("int8", out=wide / "int8"), "is within the folder of the model that is quantised: name another")
+    assert not (wide / "int8").exists()
+
+
 def test_an_adapter_is_sent_to_be_merged(make: Callable[..., Config], wide: Path, tmp_path: Path) -> None:
     system = System(Model(str(wide)), load_prompt("arithmetic"), Greedy(16))
     run = Run.open(tmp_path / "runs", "lora", {"recipe": "lora"}, name="mine")
@@ -243,6 +248,13 @@ def test_widths_that_the_group_does_not_divide(make: Callable[..., Config], tiny
     refused(
         make("w4a16", Settings(group_size=64), model=str(tiny_model)), r"which is 32 wide. Sizes that fit: 32\."
     )
+
+
+def test_norms_without_weights_are_not_smoothed() -> None:
+    shape = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    assert _smooths(LlamaForCausalLM(LlamaConfig(**shape, **heads)))
+    assert not _smooths(OlmoForCausalLM(OlmoConfig(**shape, **heads, pad_token_id=0, eos_token_id=0)))
 
 
 def test_the_largest_group_that_fits_is_taken() -> None:

@@ -27,7 +27,8 @@ from workbench.quantizing.calibration import Calibration
 from workbench.quantizing.settings import GROUP_SIZES
 from workbench.types import Model
 
-_SMOOTHED = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_NORMS = ("input_layernorm", "post_attention_layernorm")
+_SMOOTHED = {"self_attn", "mlp", *_NORMS}
 
 
 def group_of(layers: dict[str, Any], asked: int | None) -> int:
@@ -129,10 +130,14 @@ def _recipe(scheme: str, group_size: int | None, weights: Any) -> tuple[list[Any
 
 
 def _smooths(weights: Any) -> bool:
-    """Whether each layer's two norms feed its q, k, v and its gate, up, as SmoothQuant's defaults take it."""
+    """Whether each layer's two norms feed its q, k, v and its gate, up, as SmoothQuant's defaults take it.
+
+    A norm without a weight, as OLMo's, has nothing that could be divided.
+    """
     layers = getattr(weights.get_decoder(), "layers", ())
     return len(layers) > 0 and all(
         {name for name, _ in layer.named_children()} == _SMOOTHED
+        and all(getattr(layer.get_submodule(name), "weight", None) is not None for name in _NORMS)
         and all(hasattr(layer.self_attn, name) for name in ("q_proj", "k_proj", "v_proj"))
         and all(hasattr(layer.mlp, name) for name in ("gate_proj", "up_proj"))
         for layer in layers

@@ -86,18 +86,20 @@ def quantize(
         quiet: no progress bars.
 
     Raises:
-        UserError: as `check`; or the base cannot be loaded, has no layers that the scheme could quantise, or is
-            refused by the library.
+        UserError: as `check`; or `out` is within the base's folder; or the base cannot be loaded, has no layers
+            that the scheme could quantise, or is refused by the library.
     """
     check(model, scheme, settings, out)
     plan = _plan(model, scheme, settings, task)
-    paragraphs = read_paragraphs(settings.text)
+    if out.resolve().is_relative_to(plan.folder.resolve()):
+        raise UserError(f"{str(out)!r} is within the folder of the model that is quantised: name another.")
+    paragraphs, whole = read_paragraphs(settings.text), _bytes(plan.folder)
     before, dense = _losses(model, plan.dtype, paragraphs, "perplexity before", quiet)
     with new_folder(out) as scratch:
         with Bar(f"layers to {scheme}", quiet=quiet) as bar:
             about = _write(model, scheme, settings, plan, scratch, bar)
         after, packed = _after(scratch, scheme, plan, paragraphs, quiet)
-        sizes = (dense, packed, _bytes(plan.folder), _bytes(scratch))
+        sizes = (dense, packed, whole, _bytes(scratch))
         measured = Measured(before, after, *sizes, text=settings.text.name if settings.text else None)
         told = record(model, scheme, plan.dtype, about, measured)
         write_json(scratch / "quantization.json", told)
