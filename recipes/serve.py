@@ -73,12 +73,15 @@ def _reload(config: ServeConfig) -> list[ServerState]:
 
 def _status(config: ServeConfig) -> list[ServerState]:
     from workbench.serving.process import answers, log_words
+    from workbench.serving.server import is_at_work
 
     states = _chosen(config)
     for state in states:
         health: str = state.health
-        if health != "dead" and not answers(state):
-            health = "starting" if health == "starting" else f"{health}, and does not answer"
+        if health == "starting" and not is_at_work(state.port):
+            health = "its start was broken off: stop it"
+        elif health not in ("starting", "dead") and not answers(state):
+            health = f"{health}, and does not answer"
         print(f"{state.url}  {health}  vLLM {state.version}  pid {state.pid}  since {state.started}")
         _names(state)
         _health(state)
@@ -103,7 +106,7 @@ def _stop(config: ServeConfig) -> list[ServerState]:
 
 def _chosen(config: ServeConfig) -> list[ServerState]:
     """The servers of this machine, or the one at the port."""
-    return [state for state in read_states() if config.port in (None, state.port)]
+    return read_states(config.port)
 
 
 def _names(state: ServerState) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -126,6 +127,17 @@ def test_a_damaged_state_is_named(content: str) -> None:
     path.write_text(content)
     with pytest.raises(UserError, match=r"servers.8000.state\.json is damaged"):
         read_states()
+
+
+def test_only_folders_of_ports_are_read() -> None:
+    write_state(a_state(8000))
+    shutil.copytree(server_folder(8000), server_folder(8000).with_name("8000.bak"))
+    assert read_states() == [a_state(8000)]
+    write_state(a_state(8001))
+    (server_folder(8001) / "state.json").write_text("{}")
+    assert read_states(8000) == [a_state(8000)] and read_states(8002) == []
+    with pytest.raises(UserError, match="damaged"):
+        read_states(8001)
 
 
 def test_a_state_of_another_version_is_named() -> None:

@@ -151,14 +151,18 @@ def remove_state(state: ServerState) -> None:
     shutil.rmtree(state.place, ignore_errors=True)
 
 
-def read_states() -> list[ServerState]:
+def read_states(port: int | None = None) -> list[ServerState]:
     """Every server that was started on this machine and not stopped, by port; `dead` where its process is gone.
+
+    Args:
+        port: of the only one that is wanted; the others' states are not read then.
 
     Raises:
         UserError: a state cannot be read; the message names the file.
     """
     paths = (cache_folder() / "servers").glob("*/state.json")
-    return [_read(path) for path in sorted(paths, key=lambda path: int(path.parent.name))]
+    ports = sorted(int(path.parent.name) for path in paths if path.parent.name.isdecimal())
+    return [_read(server_folder(number) / "state.json") for number in ports if port in (None, number)]
 
 
 def state_of(url: str) -> ServerState | None:
@@ -206,6 +210,8 @@ def _read(path: Path) -> ServerState:
         )
         command = tuple(data.pop("command"))
         state = ServerState(**data, command=command, adapters=adapters, canaries=canaries)
+        if not isinstance(state.mark, str) or not state.mark:  # its processes are told, and ended, by it
+            raise TypeError("its mark is no text")
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged: it holds no server's state ({error}). Delete its folder.") from None
     return state if lives(state) else replace(state, health="dead")

@@ -169,7 +169,7 @@ def test_another_software_or_root_is_told_in_the_version(server: StubServer, oth
 def state(server: StubServer, **changes: Any) -> ServerState:
     told: dict[str, Any] = {field.name: "" for field in fields(ServerState) if field.default is MISSING}
     told |= {"url": server.url, "host": "127.0.0.1", "port": server.port, "command": (), "adapters": {}}
-    told |= {"pid": os.getpid(), "created": psutil.Process().create_time()}
+    told |= {"mark": "abc", "pid": os.getpid(), "created": psutil.Process().create_time()}
     return ServerState(**told | changes)
 
 
@@ -196,8 +196,34 @@ def test_a_server_that_failed_its_canaries_is_refused(server: StubServer, other:
 
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize(
-    "changes", [{"health": "healthy"}, {"health": "starting"}, {"health": "unhealthy", "created": 1.0}]
+    ("changes", "why"),
+    [
+        ({"health": "starting"}, "has not been checked: it is still starting"),
+        ({"health": "unhealthy", "note": "nothing ran"}, "has not been checked: nothing ran"),
+    ],
 )
+def test_a_server_that_was_not_checked_is_refused(server: StubServer, changes: dict[str, Any], why: str) -> None:
+    write_state(state(server, **changes))
+    with pytest.raises(UserError, match=why):
+        VllmEngine(Model("base"), [server.url]).version  # noqa: B018
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_proxy_is_not_for_this_machine(server: StubServer, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    url = server.url.replace("127.0.0.1", host)
+    engine = VllmEngine(Model("base"), [url], backoff=0.01, retries=1)
+    assert engine.version.startswith("vllm")
+    assert [c.finish for batch in engine.sample([QUESTION], Sampling()) for _, c in batch] == [Finish.STOP]
+    elsewhere = VllmEngine(Model("base"), [url, "http://server.invalid:1"], backoff=0.01, retries=1)
+    with pytest.raises(UserError, match="No server answers"):  # the proxy, which is not there, is asked
+        elsewhere.version  # noqa: B018
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("changes", [{"health": "healthy"}, {"health": "unhealthy", "created": 1.0}])
 def test_others_are_asked(server: StubServer, changes: dict[str, Any]) -> None:
     write_state(state(server, **changes))
     assert VllmEngine(Model("base"), [server.url]).version.startswith("vllm")

@@ -11,7 +11,7 @@ STUB_VLLM holds JSON with faults:
     stubborn        ignore SIGTERM, as does the child
     careless        leave the child behind on SIGTERM
     refuse          answer every /v1/load_lora_adapter with this text
-    fail            answer every completion with HTTP 500
+    fail            answer every completion with HTTP 500 and this text
 """
 
 import argparse
@@ -52,11 +52,17 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200)
         if self.path == "/version":
             return self.answer(200, {"version": "0.32.0"})
+        if self.is_refused():
+            return self.answer(401, {"error": "Unauthorized"})
         return self.answer(200, {"data": [{"id": name, "root": root} for name, root in self.served.items()]})
+
+    def is_refused(self) -> bool:
+        guarded = self.path.startswith("/v1") and self.key
+        return bool(guarded) and self.headers.get("authorization") != f"Bearer {self.key}"
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if self.path.startswith("/v1") and self.key and self.headers.get("authorization") != f"Bearer {self.key}":
+        if self.is_refused():
             self.answer(401, {"error": "Unauthorized"})
         elif self.path == "/tokenize":
             self.answer(200, {"tokens": self.tokens(body)})
@@ -65,8 +71,8 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/load_lora_adapter":
             self.served[body["lora_name"]] = body["lora_path"]
             self.answer(200, {})
-        elif FAULTS.get("fail"):
-            self.answer(500, {"error": {"message": "EngineCore encountered an issue."}})
+        elif "fail" in FAULTS:
+            self.answer(500, {"error": {"message": FAULTS["fail"]}})
         elif body["model"] not in self.served:
             self.answer(404, {"error": {"message": f"no model {body['model']}"}})
         else:

@@ -261,3 +261,14 @@ def test_the_words_of_a_log(log: str, told: str, advice: str) -> None:
 def test_a_server_that_the_system_killed() -> None:
     assert "The system killed it, most likely for memory" in words("INFO: loading\n", -9)
     assert "killed" not in words("INFO: loading\n", 1)
+
+
+def test_advice_is_drawn_from_errors_only() -> None:
+    log = "(APIServer pid=1) INFO 11-21 10:00:00 [loggers.py:259] Engine 000: GPU KV cache usage: 0.1%\n"
+    assert "context does not fit" not in words(log)
+    assert "The system killed it" in words(log, -9)
+    assert "ended without an error line: killed from outside, or for memory" in words(log, ended=True)
+    assert "ended without" not in words("OSError: no\n", ended=True)
+    assert "say another --port" in words(
+        "ERROR:    [Errno 98] error while attempting to bind: address already in use"
+    )

@@ -21,9 +21,11 @@ from workbench.errors import UserError
 from workbench.identity import folder_hash
 from workbench.server_state import ServerState, lives, read_states, server_folder, write_state
 from workbench.serving import server
+from workbench.serving.asking import Refusal, Server
 from workbench.serving.config import MARK, ServeConfig
 from workbench.serving.process import end, processes_of
 from workbench.serving.server import reload, start, stop
+from workbench.serving.watching import watch
 from workbench.types import Model
 
 Make = Callable[..., ServeConfig]
@@ -143,8 +145,15 @@ def test_a_server_that_does_not_come_up(
     assert list((server_folder(port).parent / "adapters").iterdir()) == []
 
 
-def test_ctrl_c_while_it_starts_ends_the_server_too(
-    config: Make, cache: Path, tiny_model: Path, python: Path, port: int
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_the_start_ends_the_server_too(
+    config: Make,
+    cache: Path,
+    tiny_model: Path,
+    python: Path,
+    port: int,
+    sign: signal.Signals,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = f"serve --model {tiny_model} --python {python} --port {port}"
     process = subprocess.Popen(
@@ -158,9 +167,36 @@ def test_ctrl_c_while_it_starts_ends_the_server_too(
         time.sleep(0.1)
     [state] = read_states()
     assert state.health == "starting"
-    process.send_signal(signal.SIGINT)
+    main(Config("status"))
+    assert f"{state.url}  starting  vLLM" in capsys.readouterr().out
+    process.send_signal(sign)
     assert process.wait(30) == 130
     assert left(state.mark) == [] and read_states() == []
+
+
+def test_a_start_that_was_killed_is_told(config: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    state = start(config())
+    write_state(replace(state, health="starting", canaries=()))
+    main(Config("status"))
+    assert "its start was broken off: stop it" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"has not been checked: it is still starting"):
+        VllmEngine(Model(state.model), [state.url]).version  # noqa: B018
+
+
+def test_signals_are_as_they_were_behind_a_start(config: Make) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        start(config())
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)) == (before[0], signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGHUP, before[1])
+
+
+def test_a_proxy_is_not_for_this_machine(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert start(config(timeout=20.0)).health == "healthy"
 
 
 def test_orphans_of_a_killed_server_are_ended(config: Make, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,7 +280,7 @@ def test_a_server_with_another_template_is_unhealthy(config: Make, faults: Calla
 
 
 def test_a_server_that_answers_nothing_is_unhealthy(config: Make, faults: Callable[..., None]) -> None:
-    faults(fail=True)
+    faults(fail="EngineCore encountered an issue.")
     with pytest.raises(UserError, match=r"answer: nan, at most 0.*HTTP 500.*EngineCore encountered"):
         start(config())
 
@@ -305,6 +341,23 @@ def test_flags_that_an_action_has_no_use_for() -> None:
         main(Config("stop", ServeConfig(model="x", vllm_args="--foo")))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--hf-token hf_SECRET", "HF_TOKEN"),
+        ("--hf_token=hf_SECRET", "HF_TOKEN"),
+        ("--ssl-keyfile key.pem", "plain HTTP"),
+        ("--ssl-certfile cert.pem", "plain HTTP"),
+        ("--headless", "--executor ray"),
+    ],
+)
+def test_arguments_that_serve_refuses(arguments: str, words: str) -> None:
+    with pytest.raises(UserError, match=f"which `workbench serve` refuses: .*{words}") as refused:
+        ServeConfig(vllm_args=arguments)
+    assert "SECRET" not in str(refused.value)
+    assert ServeConfig(vllm_args="--hf-overrides '{}'").further()
+
+
 def test_two_at_once_on_one_port(config: Make, cache: Path, port: int) -> None:
     from filelock import FileLock
 
@@ -347,4 +400,82 @@ def test_a_reload_that_was_interrupted_says_so(
     with pytest.raises(KeyboardInterrupt):
         reload(ServeConfig(adapters=(str(loras / "one"),)))
     [state] = read_states()
-    assert state.note == "its canaries have not run since a reload" and len(state.adapters) == 1
+    assert state.note.startswith("its canaries have not run since a reload") and len(state.adapters) == 1
+    with pytest.raises(UserError, match="has not been checked: its canaries have not run since a reload"):
+        VllmEngine(Model(state.model), [state.url]).version  # noqa: B018
+    monkeypatch.setattr(server, "watch", watch)
+    state, fresh = reload(ServeConfig(port=port, adapters=(str(loras / "one"),), canaries="self"))
+    assert not fresh and state.health == "healthy" and state.canaries
+
+
+@pytest.mark.parametrize("wrong", [None, "another"])
+def test_a_reload_with_another_key_leaves_the_server_as_it_is(
+    config: Make, loras: Path, port: int, monkeypatch: pytest.MonkeyPatch, wrong: str | None
+) -> None:
+    monkeypatch.setenv("WORKBENCH_API_KEY", "sesame-open")
+    state = start(config(prompt_embeds=True))
+    told = ServeConfig(port=port, adapters=(f"s={loras / 'soft'}",), canaries="self")
+    with monkeypatch.context() as other:
+        other.delenv("WORKBENCH_API_KEY")
+        if wrong:
+            other.setenv("WORKBENCH_API_KEY", wrong)
+        with pytest.raises(UserError, match=r"wants (a|another) key: set WORKBENCH_API_KEY"):
+            reload(told)
+    assert read_states() == [state]
+    assert reload(told)[0].health == "healthy"
+
+
+def test_what_loaded_before_a_refusal_is_checked(
+    config: Make, loras: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(config(max_lora_rank=8))
+    load = Server.load
+
+    def refuse_two(self: Server, name: str, folder: str) -> None:
+        if name.startswith("two"):
+            raise Refusal("no")
+        load(self, name, folder)
+
+    monkeypatch.setattr(Server, "load", refuse_two)
+    with pytest.raises(UserError, match="does not load 'two-"):
+        reload(ServeConfig(port=port, adapters=(str(loras / "one"), str(loras / "two")), canaries="self"))
+    [state] = read_states()
+    assert state.health == "healthy" and len(state.adapters) == 1
+    assert {canary.served for canary in state.canaries} == {state.model, *state.adapters}
+
+
+def test_a_key_that_the_server_repeats_is_kept_nowhere(
+    config: Make, faults: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_API_KEY", "sesame-open")
+    faults(fail="Bearer sesame-open met an issue")
+    with pytest.raises(UserError, match=r"Bearer \*\*\* met an issue") as refused:
+        start(config())
+    [state] = read_states()
+    assert "sesame-open" not in str(refused.value) + (state.place / "state.json").read_text()
+
+
+@pytest.mark.parametrize("mark", [None, "", 7])
+def test_a_state_without_a_mark_has_no_processes(config: Make, mark: Any) -> None:
+    state = start(config())
+    assert processes_of(replace(state, mark=mark)) == []
+    path = state.place / "state.json"
+    whole = path.read_text()
+    path.write_text(json.dumps(json.loads(whole) | {"mark": mark}))
+    try:
+        with pytest.raises(UserError, match=r"damaged.*its mark is no text"):
+            read_states()
+    finally:
+        path.write_text(whole)
+
+
+def test_a_damaged_state_keeps_no_other_server_from_its_end(config: Make, port: int) -> None:
+    start(config())
+    broken = server_folder(port + 1) / "state.json"
+    broken.parent.mkdir()
+    broken.write_text("{}")
+    try:
+        main(Config("stop", ServeConfig(port=port)))
+        assert not server_folder(port).exists()
+    finally:
+        broken.unlink()

@@ -21,6 +21,7 @@ import httpx
 
 from workbench.engines.pump import pumped
 from workbench.errors import UserError
+from workbench.server_state import LOOPBACK
 
 T = TypeVar("T")
 Job = Callable[[httpx.AsyncClient], Awaitable[T]]
@@ -82,7 +83,8 @@ class Servers:
         self._clock = _ShareClock()
         # Made once, and only for https: reading the certificates takes a tenth of a second.
         https = any(url.startswith("https:") for url in self.urls)
-        self._tls = httpx.create_ssl_context() if https else False
+        proxied = any(httpx.URL(url).host not in LOOPBACK for url in self.urls)  # no proxy reaches this machine's
+        self._how: dict[str, Any] = {"verify": https and httpx.create_ssl_context(), "trust_env": proxied}
 
     @property
     def urls(self) -> list[str]:
@@ -97,7 +99,7 @@ class Servers:
             UserError: the key was refused.
         """
         try:
-            response = httpx.get(url, headers=self._headers(), timeout=GET_SECONDS, verify=self._tls)
+            response = httpx.get(url, headers=self._headers(), timeout=GET_SECONDS, **self._how)
         except httpx.RequestError as error:
             raise ServerError(self.words(error)) from None
         return self._object(response)
@@ -199,7 +201,7 @@ class Servers:
 
     def _client(self, concurrency: int) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=concurrency)
-        return httpx.AsyncClient(headers=self._headers(), timeout=self._timeout, limits=limits, verify=self._tls)
+        return httpx.AsyncClient(headers=self._headers(), timeout=self._timeout, limits=limits, **self._how)
 
     def scrub(self, text: str) -> str:
         """The text without the key: a server may repeat it in its errors, no message of ours does."""
@@ -234,10 +236,9 @@ class Servers:
 
     def _object(self, response: httpx.Response) -> dict[str, Any]:
         self._check(response)
-        try:
+        content = None
+        with suppress(ValueError):
             content = response.json()
-        except ValueError:
-            content = None
         if not isinstance(content, dict):
             raise ServerError(f"The answer is no JSON object: {self.scrub(response.text[:200])!r}")
         return content

@@ -47,7 +47,7 @@ def read_cards(servers: Servers) -> dict[str, Cards]:
     """What each endpoint that answers serves; endpoints that do not are passed over as long as one does.
 
     Raises:
-        UserError: none answers, the key is refused, or this machine knows that one failed its canaries.
+        UserError: none answers, the key is refused, or this machine knows that one did not pass its canaries.
     """
     found: dict[str, Cards] = {}
     failures = []
@@ -144,8 +144,14 @@ def _ending(adapter: str) -> str:
 
 def _check_health(url: str) -> None:
     state = state_of(url)
+    if state is not None and (state.health == "starting" or (state.health == "unhealthy" and not state.canaries)):
+        why = "it is still starting" if state.health == "starting" else state.note
+        raise UserError(
+            f"The server at {url} has not been checked: {why}. What it says may not be what the model says. See "
+            "`workbench serve status`."
+        )
     if state is not None and state.health == "unhealthy":
-        seen = " ".join(map(str, state.failed)) or "no check was passed"
+        seen = " ".join(map(str, state.failed))
         raise UserError(
             f"The server at {url} is unhealthy: it answers, but failed its canaries ({seen}). What it says is not "
             "what the model says. See `workbench serve status`, and start it anew."

@@ -56,11 +56,20 @@ class Server:
 
     def __init__(self, url: str, key: str | None) -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(base_url=url, headers=headers, timeout=SECONDS)
+        self._key = key
+        # A proxy that the environment names is not for this machine's own server.
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=SECONDS, trust_env=False)
 
     def close(self) -> None:
         """End its connections."""
         self._client.close()
+
+    def takes_key(self) -> bool:
+        """Whether the server does not refuse the key, or its absence; so too where it does not answer."""
+        try:
+            return self._client.get("/v1/models").status_code not in (401, 403)
+        except httpx.RequestError:
+            return True
 
     def draw(self, asked: Asked, prompts: Sequence[Ids]) -> list[Drawn]:
         """Greedy answers.
@@ -78,12 +87,13 @@ class Server:
                 Drawn(
                     [int(token.removeprefix("token_id:")) for token in choice["logprobs"]["tokens"]],
                     [_number(value) for value in choice["logprobs"]["token_logprobs"]],
-                    str(choice["text"]),
+                    self._scrub(str(choice["text"])),
                 )
                 for choice in choices
             ]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Refusal(f"its answers have no tokens with log-probabilities ({error!r})") from None
+            told = self._scrub(repr(error))
+            raise Refusal(f"its answers have no tokens with log-probabilities ({told})") from None
 
     def score(self, asked: Asked, prompts: Sequence[Ids], answers: Sequence[Ids]) -> list[list[float]]:
         """Log-probability of each answer's tokens behind its prompt, all of them read as one prompt.
@@ -147,8 +157,12 @@ class Server:
         except httpx.RequestError as error:
             raise Refusal(f"{path} does not answer ({type(error).__name__})") from None
         if not response.is_success:
-            raise Refusal(f"{path} gave HTTP {response.status_code}: {response.text[:300]}")
+            raise Refusal(f"{path} gave HTTP {response.status_code}: {self._scrub(response.text)[:300]}")
         return response
+
+    def _scrub(self, text: str) -> str:
+        """The text without the key: a server may repeat it, no state and no message of ours does."""
+        return text.replace(self._key, "***") if self._key else text
 
 
 def _number(value: Any) -> float:

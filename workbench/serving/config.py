@@ -25,6 +25,12 @@ _OWN = (
     "data-parallel-size", "distributed-executor-backend", "enable-lora", "lora-modules", "lora-target-modules",
     "max-lora-rank", "max-loras", "max-cpu-loras", "enable-prompt-embeds", "trust-remote-code", "uds", "config",
 )  # fmt: skip
+_REFUSED = {
+    "hf-token": "everyone would see it in the list of processes. Set the variable HF_TOKEN",
+    "ssl-keyfile": "the server is checked and asked over plain HTTP. Put a proxy before it that speaks TLS",
+    "ssl-certfile": "the server is checked and asked over plain HTTP. Put a proxy before it that speaks TLS",
+    "headless": "a server without an address answers nothing. Join several machines with Ray: --executor ray",
+}
 _SHORT = {"-tp": "tensor-parallel-size", "-pp": "pipeline-parallel-size", "-dp": "data-parallel-size"}
 
 
@@ -55,7 +61,8 @@ class ServeConfig:
         pipeline_parallel: groups that the layers are parted into.
         data_parallel: copies of the model.
         executor: `mp` for one machine, `ray` for several that Ray has joined; by default vLLM's own choice.
-        mode: `auto` compiles on a GPU, and runs eagerly on a CPU, where compiling takes minutes.
+        mode: `auto` compiles on a GPU, and runs eagerly on a CPU, where that starts faster; compiled on a CPU was
+            measured to compute the model as well as eager.
         canaries: `full` compares with the engine hf on the CPU, where the model fits beside the server; `self`
             compares the server with itself only.
         vllm_args: anything else for vLLM, in one string: --vllm-args="--max-num-seqs 64".
@@ -111,7 +118,7 @@ class ServeConfig:
         """The arguments of `vllm_args`.
 
         Raises:
-            UserError: a quote that is not closed, or an argument that `serve` sets itself.
+            UserError: a quote that is not closed, an argument that `serve` sets itself, or one that it refuses.
         """
         try:
             arguments = shlex.split(self.vllm_args)
@@ -121,7 +128,9 @@ class ServeConfig:
             name = argument.partition("=")[0]
             own = name.removeprefix("--").removeprefix("no-").replace("_", "-") if name.startswith("--") else ""
             # argparse takes the beginning of a name for the name.
-            hit = next((known for known in _OWN if own and (known == own or (known.startswith(own)))), None)
+            hit = next((known for known in (*_OWN, *_REFUSED) if own and known.startswith(own)), None)
+            if hit in _REFUSED:
+                raise UserError(f"vllm_args says {name!r}, which `workbench serve` refuses: {_REFUSED[hit]}.")
             if hit is not None or name in _SHORT:
                 flag = _SHORT.get(name) or hit
                 raise UserError(

@@ -3,7 +3,9 @@
 import re
 
 _PREFIX = re.compile(r"^(?:\([\w ]+pid=\d+\) )?(?:(?:ERROR|WARNING|INFO) [\d-]+ [\d:]+ \[[^\]]+\] ?)?")
-_ERROR = re.compile(r"^(?:[\w.]+(?:Error|Exception|Interrupt)\b.*|\s*Value error, .*|.*: error: .*)")
+_ERROR = re.compile(
+    r"^(?:[\w.]+(?:Error|Exception|Interrupt)\b.*|\s*Value error, .*|.*: error: .*|ERROR:\s+\[Errno .*)"
+)
 # Said by the processes around the one that failed; it names no cause.
 _GENERIC = re.compile(
     r"Engine core initialization failed|EngineCore encountered an issue|EngineDeadError|WorkerProc initialization|"
@@ -40,23 +42,26 @@ _ADVICE = (
 )
 
 _KILLED = "The system killed it, most likely for memory: lower --kv-cache or --max-model-len, or close programs."
+_GONE = "It ended without an error line: killed from outside, or for memory."
 
 
-def words(log: str, status: int | None = None) -> str:
+def words(log: str, status: int | None = None, ended: bool = False) -> str:
     """The last causes in a log, one a line, and a line of advice where the cause is known.
 
     Args:
         log: all of it.
         status: the process's exit status, negative for a signal; None where it is not known.
+        ended: whether the process is gone.
     """
     lines = [_PREFIX.sub("", line).rstrip() for line in log.splitlines()]
     errors = list(dict.fromkeys(line.strip() for line in lines if _ERROR.match(line)))
-    causes = [line for line in errors if not _GENERIC.search(line)] or errors
-    if not causes:
-        causes = [line.strip() for line in lines if line.strip()][-5:]
-    told = [line[:400] for line in causes[-3:]]
-    # The newest first: the cause of the end stands behind what the server got over.
-    advice = next((say for line in reversed(told) for sign, say in _ADVICE if re.search(sign, line)), "")
+    causes = [line[:400] for line in errors if not _GENERIC.search(line)] or [line[:400] for line in errors]
+    told = causes[-3:] or [line.strip()[:400] for line in lines if line.strip()][-3:]
+    # Of errors only, as other lines have the same words. The newest first: the cause of the end stands behind what
+    # the server got over.
+    advice = next((say for line in reversed(causes[-3:]) for sign, say in _ADVICE if re.search(sign, line)), "")
     if status == -9 and not advice:
         advice = _KILLED
+    if ended and status is None and not causes:
+        advice = _GONE
     return "\n".join([*(f"    {line}" for line in told), *([advice] if advice else [])])

@@ -80,7 +80,9 @@ def wait_until_up(state: ServerState, process: "subprocess.Popen[bytes]", timeou
 def answers(state: ServerState) -> bool:
     """Whether /health says that the server and its engine are up."""
     try:
-        return httpx.get(f"{client_url(state.host, state.port)}/health", timeout=5).is_success
+        # A proxy that the environment names is not for this machine's own server.
+        address = f"{client_url(state.host, state.port)}/health"
+        return httpx.get(address, timeout=5, trust_env=False).is_success
     except httpx.HTTPError:
         return False
 
@@ -99,7 +101,8 @@ def log_words(state: ServerState, status: int | None = None) -> str:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return "It left no log."
-    return f"{words(text, status)}\nThe whole log: {state.log}"
+    ended = status is not None or state.health == "dead"
+    return f"{words(text, status, ended=ended)}\nThe whole log: {state.log}"
 
 
 def end(state: ServerState, gentle: float = GENTLE) -> bool:
@@ -131,6 +134,8 @@ def processes_of(state: ServerState) -> list[Any]:
     """The processes (psutil) that carry the server's mark; none of a time when another server had its port."""
     import psutil
 
+    if not isinstance(state.mark, str) or not state.mark:  # else every process without a mark would be one
+        return []
     found = []
     for process in psutil.process_iter():
         try:

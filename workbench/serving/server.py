@@ -2,12 +2,14 @@
 
 import secrets
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import UserError
 from workbench.models import cache_folder
@@ -17,7 +19,7 @@ from workbench.serving.asking import Refusal, Server
 from workbench.serving.config import ServeConfig, api_key, command_line, environment, port_of, room
 from workbench.serving.preflight import Plan, check, check_modules
 from workbench.serving.process import answers, client_url, end, start_process, wait_until_up
-from workbench.serving.watching import watch
+from workbench.serving.watching import check_key, watch
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -30,15 +32,15 @@ def start(config: ServeConfig) -> ServerState:
         UserError: what speaks against it, or why it did not come up; then nothing is left running. Or what its
             canaries saw; then it is left running and marked as unhealthy.
     """
-    with _alone(port_of(config)):
+    with _interrupted_by_signals(), _alone(port_of(config)):
         plan = check(config)
         _clear(port_of(config))
         state = _launch(plan)
         try:
             return watch(state, config.canaries == "full")
         except BaseException:
-            if not any(seen.health == "unhealthy" for seen in read_states() if seen.mark == state.mark):
-                _abandon(state)  # Ctrl-C, or no reference could be loaded
+            if not any(seen.health == "unhealthy" for seen in read_states(state.port) if seen.mark == state.mark):
+                _abandon(state)  # Ctrl-C, a signal, or no reference could be loaded
             raise
 
 
@@ -56,12 +58,19 @@ def reload(config: ServeConfig) -> tuple[ServerState, list[str]]:
         state = one_server(state.port)  # as whoever was at work there left it
         adapters = read_adapters(config.adapters, state.model, Path(state.folder))
         fresh = [adapter for adapter in adapters if adapter.served not in state.adapters]
+        if not fresh and state.health == "healthy" and state.canaries:
+            return state, []
+        check_key(state)
         _check_room(state, fresh)
-        for adapter in fresh:
-            state = _load(state, adapter)
-        if fresh:
-            state = watch(state, config.canaries == "full")
-        return state, [adapter.served for adapter in fresh]
+        before = state
+        try:
+            for adapter in fresh:
+                state = _load(state, adapter)
+        except UserError:
+            if state is not before:  # those that it did load
+                watch(state, config.canaries == "full")
+            raise
+        return watch(state, config.canaries == "full"), [adapter.served for adapter in fresh]
 
 
 def _load(state: ServerState, adapter: Adapter) -> ServerState:
@@ -78,7 +87,8 @@ def _load(state: ServerState, adapter: Adapter) -> ServerState:
                 server.load(adapter.served, str(folder))
             served = Served(str(folder), adapter.kind, str(adapter.folder.resolve()))
             adapters = {**state.adapters, adapter.served: served}
-            state = replace(state, adapters=adapters, canaries=(), note="its canaries have not run since a reload")
+            note = "its canaries have not run since a reload: repeat it"
+            state = replace(state, adapters=adapters, health="unhealthy", canaries=(), note=note)
             write_state(state)
             return state
     except Refusal as error:
@@ -101,7 +111,7 @@ def one_server(port: int | None) -> ServerState:
     Raises:
         UserError: there is none, more than one, or it does not answer.
     """
-    states = [state for state in read_states() if port in (None, state.port)]
+    states = read_states(port)
     if not states:
         where = "" if port is None else f" at port {port}"
         raise UserError(f"`workbench serve` has no server{where} on this machine. Start one: workbench serve")
@@ -114,6 +124,15 @@ def one_server(port: int | None) -> ServerState:
     if state.health == "starting":
         raise UserError(f"The server at port {state.port} is still starting. See: workbench serve status")
     return state
+
+
+def is_at_work(port: int) -> bool:
+    """Whether another process starts or changes a server at the port just now."""
+    try:
+        with _alone(port):
+            return False
+    except UserError:
+        return True
 
 
 def _launch(plan: Plan) -> ServerState:
@@ -195,19 +214,44 @@ def _check_room(state: ServerState, fresh: Sequence[Adapter]) -> None:
 
 def _clear(port: int) -> None:
     """Sweep up after a server that died at this port."""
-    for state in read_states():
-        if state.port == port:
-            end(state, gentle=5)
-            remove_state(state)
+    for state in read_states(port):
+        end(state, gentle=5)
+        remove_state(state)
 
 
 def _sweep() -> None:
     """Delete the copies of adapters that no server serves any more."""
     with _copies():
-        used = {Path(served.folder).name for state in read_states() for served in state.adapters.values()}
+        try:
+            used = {Path(served.folder).name for state in read_states() for served in state.adapters.values()}
+        except UserError:  # a damaged state does not tell what its server serves: all copies stay
+            return
         for folder in (cache_folder() / "servers" / "adapters").glob("*"):
             if folder.name not in used:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """While this runs, SIGTERM and SIGHUP (a terminal that closes) are a Ctrl-C: what was started is ended."""
+    # Elsewhere Python has no handlers; one that is ignored (nohup) stays so.
+    main = threading.current_thread() is threading.main_thread()
+    names = [name for name in ("SIGTERM", "SIGHUP") if main and hasattr(signal, name)]
+    before = {sign: signal.getsignal(sign) for sign in (signal.Signals[name] for name in names)}
+    caught = [sign for sign, handler in before.items() if handler != signal.SIG_IGN]
+
+    def interrupt(*_: Any) -> None:
+        for sign in caught:
+            signal.signal(sign, signal.SIG_IGN)  # a second one would break off the end
+        raise KeyboardInterrupt
+
+    try:
+        for sign in caught:
+            signal.signal(sign, interrupt)
+        yield
+    finally:
+        for sign in caught:
+            signal.signal(sign, before[sign])
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from workbench.server_state import ServerState, write_state
 from workbench.serving.adapters import SOFT
 from workbench.serving.asking import Asked, Server
 from workbench.serving.canaries import BOUNDS, look
-from workbench.serving.config import api_key
+from workbench.serving.config import KEY, api_key
 from workbench.types import Model
 
 
@@ -24,11 +24,12 @@ def watch(state: ServerState, full: bool) -> ServerState:
         full: compare with the model in transformers too.
 
     Raises:
-        UserError: one of them is out of bounds.
+        UserError: one of them is out of bounds; or the server refuses the key, and nothing is written.
     """
     from workbench.engines.encode import Encoder
     from workbench.serving.reference import find_reference
 
+    check_key(state)
     reference, bounds, note = (
         find_reference(state) if full else (None, BOUNDS, "compared with itself only, as asked")
     )
@@ -54,6 +55,22 @@ def watch(state: ServerState, full: bool) -> ServerState:
             f"`workbench serve stop --port {state.port}`."
         )
     return state
+
+
+def check_key(state: ServerState) -> None:
+    """See that the server takes this command's key: it would fail the canaries of every one that is another.
+
+    Raises:
+        UserError: it does not.
+    """
+    server = Server(state.url, api_key())
+    try:
+        taken = server.takes_key()
+    finally:
+        server.close()
+    if not taken:
+        how = "another key" if api_key() else "a key"
+        raise UserError(f"The server at {state.url} wants {how}: set {KEY} to the one that it was started with.")
 
 
 def _embed(model: Model) -> Callable[[list[int]], str]:
