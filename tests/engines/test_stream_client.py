@@ -122,7 +122,7 @@ def test_what_breaks_off_is_incomplete_and_has_the_text_that_came(
     server: StubServer, style: str, fault: Fault
 ) -> None:
     server.faults = [fault]
-    _, last = read(engine_for(server, timeout=0.3), ask(style))
+    _, last = read(engine_for(server, timeout=1.0), ask(style))
     assert last.finish is Finish.ERROR
     assert "incomplete" in (last.error or "")
     assert f"seed {sample_seed(5, 'q', 0)}".startswith(last.text)
@@ -131,7 +131,7 @@ def test_what_breaks_off_is_incomplete_and_has_the_text_that_came(
 
 def test_the_text_that_came_before_a_cut(server: StubServer) -> None:
     server.faults = [BROKEN["cut"], BROKEN["an error"], BROKEN["hung"]]
-    engine = engine_for(server, timeout=0.3)
+    engine = engine_for(server, timeout=1.0)
     for words in ("broke off", "out of memory", "ReadTimeout"):
         pieces, last = read(engine, ask("text"))
         assert (pieces, last.text, last.completion_tokens) == (list("seed"), "seed", 4)
@@ -198,7 +198,7 @@ def test_what_may_pass_before_it_begins_is_tried_again(server: StubServer, fault
 ])  # fmt: skip
 def test_what_does_not_begin_is_an_error(server: StubServer, fault: Fault, words: str, calls: int) -> None:
     server.always = fault
-    pieces, last = read(engine_for(server, timeout=0.2), ask(indices=(7,)))
+    pieces, last = read(engine_for(server, timeout=1.0), ask(indices=(7,)))
     assert (pieces, last.index, last.finish, last.error) == ([], 7, Finish.ERROR, words)
     assert len(server.calls) == calls
 
@@ -229,7 +229,7 @@ def test_closing_it_closes_the_connection(server: StubServer, style: str) -> Non
     pieces: Any = engine_for(server).stream(ask(style), Sampling(seed=5))
     assert next(pieces) == "s"
     pieces.close()
-    assert server.left.acquire(timeout=1), "the server does not see that the client has left"
+    assert server.left.acquire(timeout=5), "the server does not see that the client has left"
     assert not [t for t in threading.enumerate() if t.name == "workbench-client"]
     assert list(pieces) == []
 
@@ -243,7 +243,7 @@ def test_closing_sample_closes_every_connection(server: StubServer) -> None:
     while len(server.calls) < 5:
         time.sleep(0.01)
     batches.close()
-    assert all(server.left.acquire(timeout=1) for _ in range(4))
+    assert all(server.left.acquire(timeout=5) for _ in range(4))
     assert len(server.calls) == 5
 
 
@@ -251,9 +251,9 @@ def test_leaving_the_loop_and_an_error_in_it_close_the_connection(server: StubSe
     server.always = streamed(put(3, b": more to come\n\n"), end="hang")
     for _ in engine_for(server).stream(ask(), Sampling()):
         break
-    assert server.left.acquire(timeout=1)
+    assert server.left.acquire(timeout=5)
     with pytest.raises(ZeroDivisionError):
         for _ in engine_for(server).stream(ask(), Sampling()):
             _ = 1 / 0
-    assert server.left.acquire(timeout=1)
+    assert server.left.acquire(timeout=5)
     assert httpx.get(f"{server.url}/version").status_code == 200

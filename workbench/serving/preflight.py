@@ -133,13 +133,13 @@ def _check_port(config: ServeConfig) -> None:
             probe.bind((config.host, port))
         except OSError as error:
             reason = error.strerror or str(error)
-            whose = next((s for s in read_states() if s.port == port and s.health != "dead"), None)
+            whose = next((s for s in read_states(port) if s.health != "dead"), None)
             by = f" by the server of {whose.model!r} (`workbench serve stop --port {port}`)" if whose else ""
             raise UserError(
                 f"port {port} cannot be had at {config.host}{by}: {reason}. Say another --port."
             ) from None
     # It may be starting, and not listen yet.
-    starting = next((s for s in read_states() if s.port == port and s.health != "dead"), None)
+    starting = next((s for s in read_states(port) if s.health != "dead"), None)
     if starting is not None:
         raise UserError(
             f"port {port} is that of the server of {starting.model!r}, which is {starting.health}. Say another "
