@@ -1,28 +1,28 @@
 """A majority vote through a real vLLM server: the harness, and a bare asyncio client that sends the same requests.
 
-What the harness asks is recorded on its way out in a first run, which also fills the server's prefix cache. The
-bare client then sends those bytes, so many at once as the engine does, and keeps what comes back. They take turns
-(bare, harness, harness, bare), because a machine's speed drifts. The harness also grades and stores every sample:
-each of its runs has an empty store.
+What the harness asks is taken down by a stand-in for the server first. Then both send it to the real one, half of
+the questions at a time and in turns (bare, harness, harness, bare), because a machine's speed drifts. The bare client
+sends as many at once as the engine does, and keeps what comes back; the harness also grades and stores.
 """
 
 import asyncio
+import json
 import os
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import httpx
 import numpy as np
 
 from tests.benchmarks.table import ROOT, Row, Skip
+from tests.engines.stub_server import StubServer
 from workbench.engines.vllm import VllmEngine
 from workbench.errors import UserError
 from workbench.harness import evaluate
@@ -56,31 +56,30 @@ class Side:
         return sum(self.lengths) / self.seconds
 
 
-@dataclass(frozen=True)
-class Sent:
-    """A request as it left: its address and its bytes."""
-
-    url: str
-    content: bytes
+Sent = tuple[str, bytes]
+"""A request: its path and its body."""
 
 
 def run(quick: bool = False) -> list[Row]:
     """Tokens a second of both."""
     questions = 10 if quick else 100
-    with _server() as state:
-        sent: list[Sent] = []
-        with _recorded(sent):
-            _harness(state.url, questions)
-        ours, theirs = Side(), Side()
-        for side in (theirs, ours, ours, theirs):
-            part = _bare(sent) if side is theirs else _harness(state.url, questions)
-            name = "bare client" if side is theirs else "harness"
-            print(f"  {name}: {part.speed:.0f} tokens/s", file=sys.stderr, flush=True)
-            side.seconds += part.seconds
-            side.lengths += part.lengths
+    halves = (questions // 2, questions)
+    with tempfile.TemporaryDirectory() as folder:
+        sent = [_asked(Path(folder) / "asked", half) for half in halves]
+        with _server() as state:
+            ours, theirs = Side(), Side()
+            _bare(state.url, sent[0][:1])  # what a server makes on its first request
+            for side, half in ((theirs, 0), (ours, 0), (ours, 1), (theirs, 1)):
+                if side is theirs:
+                    part, name = _bare(state.url, sent[half]), "bare client"
+                else:
+                    part, name = _harness(state.url, Path(folder) / "store", halves[half]), "harness"
+                print(f"  {name}: {part.speed:.0f} tokens/s", file=sys.stderr, flush=True)
+                side.seconds += part.seconds
+                side.lengths += part.lengths
     ratio = ours.speed / theirs.speed
     means = [float(np.mean(side.lengths)) for side in (ours, theirs)]
-    wanted = 2 * questions * SAMPLES
+    wanted = questions * SAMPLES
     same = len(ours.lengths) == len(theirs.lengths) == wanted and abs(means[0] / means[1] - 1) <= SAME
     return [
         Row(
@@ -90,8 +89,8 @@ def run(quick: bool = False) -> list[Row]:
             result=f"{ratio:.2f}×",
             floor=f"≥ {FLOOR:g}×",
             checked=(
-                f"the same {len(sent)} requests; {len(ours.lengths):,} and {len(theirs.lengths):,} samples of "
-                f"{means[0]:.2f} and {means[1]:.2f} tokens on average"
+                f"the same {sum(map(len, sent))} requests; {len(ours.lengths):,} and {len(theirs.lengths):,} samples "
+                f"of {means[0]:.2f} and {means[1]:.2f} tokens on average"
             ),
             passed=ratio >= FLOOR and same,
         )
@@ -115,50 +114,52 @@ def _server() -> Iterator[ServerState]:
         stop(state)
 
 
-@contextmanager
-def _recorded(sent: list[Sent]) -> Iterator[None]:
-    """Keep a copy of every POST that goes out meanwhile."""
-    send = httpx.AsyncClient.send
-
-    async def recording(self: httpx.AsyncClient, request: httpx.Request, **more: Any) -> httpx.Response:
-        sent.append(Sent(str(request.url), request.content))
-        return await send(self, request, **more)
-
-    with patch.object(httpx.AsyncClient, "send", recording):
-        yield
+def _asked(folder: Path, questions: int) -> list[Sent]:
+    """What the harness asks for these questions, less what it asked in this folder before."""
+    server = StubServer((EMBEDDED,))
+    try:
+        _harness(server.url, folder, questions)
+        return [(path, json.dumps(body).encode()) for _, path, body in server.calls]
+    finally:
+        server.die()
 
 
-def _harness(url: str, questions: int) -> Side:
-    """`evaluate` with an empty store, from nothing to the result."""
+def _harness(url: str, folder: Path, questions: int) -> Side:
+    """`evaluate`, from the store of this folder to the result; the samples that are new in it."""
     task = load_task("arithmetic")
     system = System(Model(EMBEDDED), load_prompt(task.prompt), Majority(n=SAMPLES, max_tokens=task.max_tokens))
-    with tempfile.TemporaryDirectory() as folder:
+    with Store(folder / "completions.sqlite") as store:
+        before = _lengths(store)
         started = time.perf_counter()
-        with Store(Path(folder) / "completions.sqlite") as store:
-            engine = VllmEngine(system.model, [url], concurrency=CONCURRENCY)
-            result = evaluate(system, task, engine, store, questions=questions)
-            seconds = time.perf_counter() - started
-            [(stream, _, _)] = store.streams()
-            lengths = [completion.completion_tokens for _, completion in store.rows(stream)]
+        engine = VllmEngine(system.model, [url], concurrency=CONCURRENCY)
+        result = evaluate(system, task, engine, store, questions=questions)
+        seconds = time.perf_counter() - started
+        new = [length for key, length in _lengths(store).items() if key not in before]
     assert dict(result.counts)["error"] == 0, "requests failed"
-    return Side(seconds, lengths)
+    return Side(seconds, new)
 
 
-def _bare(sent: list[Sent]) -> Side:
+def _lengths(store: Store) -> dict[tuple[str, int], int]:
+    """The tokens of each stored sample."""
+    streams = [number for number, _, _ in store.streams()]
+    return {(id, c.index): c.completion_tokens for number in streams for id, c in store.rows(number)}
+
+
+def _bare(url: str, sent: Sequence[Sent]) -> Side:
     """The same requests by a few lines of asyncio: nothing is retried, graded or kept on the disk."""
     started = time.perf_counter()
-    answers = asyncio.run(_send(sent))
+    answers = asyncio.run(_send(url, sent))
     seconds = time.perf_counter() - started
     choices = [choice for answer in answers for choice in answer["choices"]]
     return Side(seconds, [len(choice["logprobs"]["content"]) for choice in choices])
 
 
-async def _send(sent: list[Sent]) -> list[dict[str, Any]]:
+async def _send(url: str, sent: Sequence[Sent]) -> list[dict[str, Any]]:
     todo, answers = iter(sent), []
 
     async def worker(client: httpx.AsyncClient) -> None:
-        for request in todo:
-            response = await client.post(request.url, content=request.content)
+        for path, content in todo:
+            response = await client.post(url + path, content=content)
             answers.append(response.raise_for_status().json())
 
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=CONCURRENCY)
