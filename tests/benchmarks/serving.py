@@ -1,8 +1,8 @@
 """A majority vote through a real vLLM server: the harness, and a bare asyncio client that sends the same requests.
 
 What the harness asks is taken down by a stand-in for the server first. Then both send it to the real one, half of
-the questions at a time and in turns (bare, harness, harness, bare), because a machine's speed drifts. The bare client
-sends as many at once as the engine does, and keeps what comes back; the harness also grades and stores.
+the questions at a time and in turns (bare, harness, harness, bare), because a machine's speed drifts. The bare
+client sends as many at once as the engine does, and keeps what comes back; the harness also grades and stores.
 """
 
 import asyncio
@@ -89,8 +89,8 @@ def run(quick: bool = False) -> list[Row]:
             result=f"{ratio:.2f}×",
             floor=f"≥ {FLOOR:g}×",
             checked=(
-                f"the same {sum(map(len, sent))} requests; {len(ours.lengths):,} and {len(theirs.lengths):,} samples "
-                f"of {means[0]:.2f} and {means[1]:.2f} tokens on average"
+                f"the same {sum(map(len, sent))} requests; {len(ours.lengths):,} and {len(theirs.lengths):,} "
+                f"samples of {means[0]:.2f} and {means[1]:.2f} tokens on average"
             ),
             passed=ratio >= FLOOR and same,
         )
