@@ -1,6 +1,7 @@
 """What every test may use: two tiny models made on the spot, the embedded model, the data, an isolated home."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,20 @@ def _save(folder: Path, chat: bool) -> Path:
     tiny_weights(len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium, for the tests marked `browser`."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("needs Chromium: apt-get install chromium, then pytest -m browser")
+    with api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path)
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="module")

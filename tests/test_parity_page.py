@@ -2,8 +2,6 @@
 
 import html
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from workbench.report_parity_html import summary, write_page
 from workbench.stats import wilson_interval
 from workbench.types import CostToMake, CostToUse, Example, Model, Outcome, Result, Status
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUESTIONS = {f"q{i}": Example(f"q{i}", f"What is {i} + {i}? {HOSTILE}", HOSTILE) for i in range(12)}
 
 
@@ -165,17 +162,6 @@ def test_the_json_is_json(tmp_path: Path) -> None:
 
     write_json(tmp_path / "parity.json", as_json(rows(), Config()))
     assert (tmp_path / "parity.json").stat().st_size > 1000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium, then pytest -m browser")
-    with api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield found
-        found.close()
 
 
 @pytest.mark.browser

@@ -1,7 +1,6 @@
 """The page in a real browser: choosing, filtering, hostile text that stays text, no request to elsewhere."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from workbench.runs import Run
 from workbench.types import Status
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = HOSTILE + "${document.title='owned'}"
 
 pytestmark = [
@@ -79,17 +77,6 @@ def address(runs: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium, then pytest -m browser")
-    with api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield found
-        found.close()
 
 
 def choose(page: Any, id: str) -> None:
