@@ -39,8 +39,8 @@ Make = Callable[..., Model]
 @pytest.fixture
 def make(tiny_model: Path, tmp_path: Path) -> Make:
     """Makes an adapter of rank 4 with random weights on the tiny model (or on another seed's)."""
-    from conftest import tiny_weights
     from peft import LoraConfig, get_peft_model
+    from tiny import tiny_weights
 
     def made(kind: str = "lora", *, seed: int = 0, targets: Any = "all-linear", **more: Any) -> Model:
         model = Model(str(tiny_model), quantization="nf4" if kind == "nf4" else None)

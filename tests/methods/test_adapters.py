@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_tokenizer, tiny_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny import tiny_tokenizer, tiny_weights
 
 import workbench.training.sft
 from recipes import adapters as recipe

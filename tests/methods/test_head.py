@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CHATML, tiny_tokenizer
 from safetensors.torch import load_file, save_file
+from tiny import CHATML, tiny_tokenizer
 
 import workbench.training.sft
 from recipes import head as recipe

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_tokenizer, tiny_weights
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tiny import tiny_tokenizer, tiny_weights
 from transformers import AutoModelForCausalLM
 
 from recipes import lora as lora_recipe

@@ -196,7 +196,7 @@ def test_an_architecture_that_takes_no_such_mask_trains_on_padded_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """GPT-J makes its own positions; the loss and gradients are those of transformers itself."""
-    from conftest import CHATML, tiny_tokenizer
+    from tiny import CHATML, tiny_tokenizer
     from transformers import GPTJConfig, GPTJForCausalLM
 
     tokenizer = tiny_tokenizer()
