@@ -23,9 +23,12 @@ FLOORS = (
     ("workbench/report_parity.py",),
     ("workbench/rungs.py", "workbench/tuning.py", "workbench/parity/"),
     ("workbench/methods/", "workbench/session.py"),
-    ("workbench/searching/", "workbench/quantizing/"),
+    ("workbench/searching/", "workbench/quantizing/", "workbench/instructing/", "workbench/preferring/"),
     ("workbench/forgetting.py",),
-    ("workbench/harness.py", "workbench/report_html.py", "workbench/publishing.py"),
+    (
+        "workbench/harness.py", "workbench/drawing.py", "workbench/report_html.py", "workbench/publishing.py",
+        "workbench/made_data.py",
+    ),
     ("workbench/report.py", "workbench/metrics.py", "workbench/chat_terminal.py"),
     ("workbench/report_forgetting.py", "workbench/chatting.py", "workbench/batch.py"),
     (

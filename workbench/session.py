@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from workbench.command import Flat
-from workbench.engines import EngineConfig, open_engine
+from workbench.drawing import Drawer
+from workbench.engines import EngineConfig
 from workbench.engines.base import Engine
 from workbench.errors import UserError
 from workbench.identity import file_hash, model_identity, short_hash, system_hash, to_json
@@ -102,8 +103,7 @@ class Session:
             content["model_hash"] = short_hash(model_identity(model))
         self.store = Store(setup.runs / "completions.sqlite")
         self.run = Run.open(setup.runs, recipe, content, name=setup.name, overwrite=setup.overwrite)
-        self._engine: Engine | None = None
-        self._loaded: dict[str, Any] | None = None
+        self.drawer = Drawer(setup.engine, self.store, setup.quiet)
 
     def system(self, decode: Decode | None = None) -> System:
         """The System that the setup names: no exemplars; the decode given, else the task's natural one.
@@ -124,17 +124,11 @@ class Session:
 
     def engine(self, model: Model) -> Engine:
         """The engine of a model; the one before is closed if it is another's."""
-        identity = model_identity(model)
-        if self._engine is None or identity != self._loaded:
-            self.close_engine()
-            self._engine, self._loaded = open_engine(model, self.setup.engine), identity
-        return self._engine
+        return self.drawer.engine(model)
 
     def close_engine(self) -> None:
         """Free the model's memory, for training or for another model."""
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = self._loaded = None
+        self.drawer.close()
 
     def measure(self, system: System, cost_to_make: CostToMake | None = None, label: str = "") -> Result:
         """Measure a System on the setup's split, with a progress bar."""
