@@ -1,0 +1,1 @@
+"""What preference data are made of: pairs and their file, where they come from, what they look like."""
