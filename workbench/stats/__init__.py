@@ -4,6 +4,14 @@ Everything random takes a seed and gives the same numbers for it. An empty input
 says: an interval of [0, 1], a p-value of 1.
 """
 
+from workbench.stats.calibration import (
+    Bin,
+    calibration_gap,
+    correlation,
+    entropy,
+    expected_calibration_error,
+    reliability,
+)
 from workbench.stats.intervals import bootstrap_interval, wilson_interval
 from workbench.stats.labels import calibrated, label_probabilities, macro_f1, macro_f1_interval
 from workbench.stats.majority import majority_at_k, majority_curve
@@ -19,12 +27,17 @@ from workbench.stats.samples import CoverageFit, best_of_n_kl_bound, fit_coverag
 from workbench.stats.spread import Spread, paired_spread_test, spread
 
 __all__ = [
+    "Bin",
     "CoverageFit",
     "PairedDifference",
     "Spread",
     "best_of_n_kl_bound",
     "bootstrap_interval",
     "calibrated",
+    "calibration_gap",
+    "correlation",
+    "entropy",
+    "expected_calibration_error",
     "fit_coverage",
     "holm",
     "label_probabilities",
@@ -38,6 +51,7 @@ __all__ = [
     "paired_spread_test",
     "pass_at_k",
     "ratio_interval",
+    "reliability",
     "spread",
     "wilson_interval",
 ]
