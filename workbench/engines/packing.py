@@ -152,11 +152,12 @@ def questions_that_fit(questions: Sequence[Sequence[Branch]], limit: int = 1024,
     return len(questions)
 
 
-def examples_that_fit(examples: Sequence[Tokens], limit: int) -> int:
-    """How many of the first training examples go into one sequence of `limit` tokens; one always goes."""
+def rows_that_fit(items: Sequence[Sequence[Tokens]], limit: int) -> int:
+    """How many of the first items, each some rows, go into one sequence of `limit` tokens; one always goes."""
     tree = _Tree()
-    for count, example in enumerate(examples):
-        tree.add(-1, example.ids[: example.learned[-1]])
+    for count, rows in enumerate(items):
+        for row in rows:
+            tree.add(-1, row.ids[: row.learned[-1]])
         if count and len(tree.ids) > limit:
             return count
-    return len(examples)
+    return len(items)

@@ -28,6 +28,7 @@ from workbench.runs import Run
 from workbench.training.batches import Source
 from workbench.training.checkpoints import complete, newest_complete, step_of
 from workbench.training.config import Training
+from workbench.training.objective import Objective
 from workbench.training.packed_loss import PackedLoss
 from workbench.training.trainer import BatchTrainer, Diverged, is_out_of_memory, out_of_memory
 from workbench.training.watch import Watch, tensorboard
@@ -46,7 +47,16 @@ class _Start:
     micro_batch: int
 
 
-def fit(weights: Any, source: Source, training: Training, run: Run, quiet: bool, *, more: bool = False) -> None:
+def fit(
+    weights: Any,
+    source: Source,
+    training: Training,
+    run: Run,
+    quiet: bool,
+    *,
+    objective: Objective | None = None,
+    more: bool = False,
+) -> None:
     """Train the weights that require gradients; metrics, checkpoints and the cost go into the run's folder.
 
     A run that was interrupted goes on from its newest whole checkpoint, with the same batches and losses. Under
@@ -59,6 +69,7 @@ def fit(weights: Any, source: Source, training: Training, run: Run, quiet: bool,
         training: how.
         run: `metrics.jsonl`, `checkpoints/` and `cost.json` are written there.
         quiet: no progress bar.
+        objective: what is made small; by default the cross-entropy of the learned tokens.
         more: another training follows in these processes.
 
     Raises:
@@ -73,7 +84,7 @@ def fit(weights: Any, source: Source, training: Training, run: Run, quiet: bool,
     with Bar("training", quiet=quiet or not first) as bar, EnergyMeter() as meter, quiet_transformers():
         while True:
             trainer = BatchTrainer(
-                PackedLoss(weights),
+                objective or PackedLoss(weights),
                 settings,
                 source,
                 micro_batch=min(training.micro_batch, start[0].micro_batch),
@@ -208,17 +219,21 @@ def _write_cost(run: Run, weights: Any, meter: EnergyMeter) -> None:
     """The cost of the whole run: seconds and energy of what was done twice are counted, its tokens are not."""
     lines = {line["step"]: line for line in run.metrics() if "loss" in line}
     tokens = sum(line["tokens"] for line in lines.values())
+    # What only went forward: samples that were drawn, and the reference model's passes.
+    passes = {(line.get("event"), line.get("step")): line.get("forward_tokens", 0) for line in run.metrics()}
+    forward = round(sum(passes.values()))
     trained = [weight for weight in weights.parameters() if weight.requires_grad]
-    head = weights.get_output_embeddings().weight
+    head, shape = weights.get_output_embeddings(), shape_of(weights)
+    learning = training_flops(
+        shape,
+        tokens,
+        frozen_weights=len(trained) < len(list(weights.parameters())),
+        head_only=len(trained) == 1 and head is not None and trained[0] is head.weight,
+    )
     cost = CostToMake(
-        tokens=tokens,
+        tokens=tokens + forward,
         parameters=sum(weight.numel() for weight in trained),
-        flops=training_flops(
-            shape_of(weights),
-            tokens,
-            frozen_weights=len(trained) < len(list(weights.parameters())),
-            head_only=len(trained) == 1 and trained[0] is head,
-        ),
+        flops=learning + 2.0 * shape.parameters * forward,
         seconds=sum(line["seconds"] for line in run.metrics() if "seconds" in line),
         peak_memory_bytes=max(line["peak_memory_bytes"] for line in lines.values()),
         watt_hours=sum(line["watt_hours"] for line in run.metrics() if "watt_hours" in line),

@@ -1,9 +1,10 @@
 """transformers' Trainer with a step of our own: a whole batch at a time, exact however it is cut up.
 
-TRL's SFTTrainer is this Trainer with its own data preparation, collation and loss; here all three are others, so
-the Trainer itself is what is left. A step gets all examples of a batch, gives each process its share, cuts that
-into packed sequences, and divides the summed loss by the number of learned tokens in the whole batch. So the
-gradient does not depend on the cut, and a step that runs out of memory is done again in smaller parts.
+TRL's trainers are this Trainer with their own data preparation, collation and loss; here the first two are
+others, so the Trainer itself is what is left. What is learned is an `Objective`'s, and the losses of preferences
+and rewards are TRL's. A step gets all items of a batch, gives each process its share, cuts that into packed
+sequences, and divides the summed loss by the number of units in the whole batch. So the gradient does not depend
+on the cut, and a step that runs out of memory is done again in smaller parts.
 """
 
 import math
@@ -17,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
-from workbench.engines.packing import Tokens, examples_that_fit
+from workbench.engines.packing import rows_that_fit
 from workbench.errors import UserError
 from workbench.files import read_json, write_json
 from workbench.training.batches import Source
-from workbench.training.packed_loss import PackedLoss
+from workbench.training.objective import FORWARD_TOKENS, Item, Objective
 
 _LEARNED = "learned.safetensors"  # in a checkpoint: what is trained, and nothing else
 _POSITION = "position.json"  # and where in the data it stands
@@ -36,20 +37,21 @@ class Diverged(Exception):
 
 
 class BatchTrainer(Trainer):  # type: ignore[misc]
-    """Trains a `PackedLoss` on the batches of a `Source`.
+    """Trains an `Objective` on the batches of a `Source`.
 
     Attributes:
         position: where in the source the last batch ended.
         tokens: tokens that were read in the last batch, of all processes.
-        micro_batch: the most examples in one sequence; halved when memory runs out.
+        told: what the objective had to tell of the last batch, by name, of all processes.
+        micro_batch: the most items in one sequence; halved when memory runs out.
         first_loss: of the first update, once it is known; the mean of some losses far above it is divergence.
     """
 
-    model: PackedLoss
+    model: Objective
 
     def __init__(
         self,
-        model: PackedLoss,
+        model: Objective,
         args: Any,
         source: Source,
         *,
@@ -61,6 +63,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         super().__init__(model=model, args=args)
         self.source = source
         self.position = self.tokens = 0
+        self.told: dict[str, float] = {}
         self.micro_batch = micro_batch
         self.halvings: list[int] = []  # micro-batches that were halved to, until a callback takes them
         self.loss_band = loss_band
@@ -123,40 +126,69 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
     # --- a step ---
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Add the gradient of a whole batch's mean loss a learned token; gives this process's part of the loss.
+        """Add the gradient of a whole batch's mean loss a unit; gives this process's part of the loss.
 
         Raises:
             Diverged: the loss is not finite or left its band.
-            UserError: out of memory with a single example.
+            UserError: out of memory with a single item, or with a batch that must not be cut.
         """
-        examples, self.position = inputs
+        items, self.position = inputs
+        objective = self.model_unwrapped
+        objective.told = {}
+        own = objective.prepare(items[self.args.process_index :: self.args.world_size], self.state.global_step)
+        told = objective.told
         model.train()
-        self.tokens = sum(len(example.ids) for example in examples)
-        while (part := self._backward(model, examples)) is None:
+        while True:
+            objective.told = dict(told)
+            if (part := self._backward(model, own, items[:1])) is not None:
+                break
             model.zero_grad()
-        loss = float(self.accelerator.reduce(part, "sum"))
+        read = sum(len(row.ids) for item in own for row in objective.rows(item))
+        loss, self.tokens = float(self._over_processes(part)), int(self._over_processes(read))
+        names = sorted(objective.told)
+        sums = self._over_processes([objective.told[name] for name in names])
+        self.told = {
+            # Tokens are added up over the processes, all else is a mean.
+            name: float(total) if name == FORWARD_TOKENS else float(total / weight)
+            for name, (total, weight) in zip(names, sums, strict=True)
+            if weight
+        }
         self._check(loss)
         reported: torch.Tensor = part * self.args.world_size  # the Trainer reports the mean over the processes
         return reported
 
-    def _backward(self, model: Any, examples: list[Tokens]) -> torch.Tensor | None:
-        """This process's part of the mean loss, its gradient added; None where memory ran out and was halved."""
-        learned = sum(len(example.learned) for example in examples)
-        world = self.args.world_size
-        shares = [self._parts(examples[process::world]) for process in range(world)]
-        parts = shares[self.args.process_index]
+    def _over_processes(self, values: Any) -> torch.Tensor:
+        summed: torch.Tensor = self.accelerator.reduce(
+            torch.as_tensor(values, dtype=torch.float64, device=self.args.device), "sum"
+        )
+        return summed
+
+    def _backward(self, model: Any, own: list[Item], spare: list[Item]) -> torch.Tensor | None:
+        """This process's part of the mean loss, its gradient added; None where memory ran out and was halved.
+
+        Args:
+            model: the objective, with what distributes it.
+            own: this process's items.
+            spare: what is passed, and counts nothing, where other processes have more parts.
+        """
+        objective = self.model_unwrapped
+        parts = self._parts(own)
+        units = float(self._over_processes(objective.units(own)))
         total = torch.zeros((), device=self.args.device)
         try:
             # All processes make the same number of passes, because some ways of distributing meet in each.
-            for i in range(passes := max(map(len, shares))):
+            for i in range(passes := self._most(len(parts))):
                 weight = float(i < len(parts))
-                part = parts[i] if weight else examples[:1]
+                part = parts[i] if weight else spare
                 self.accelerator.gradient_state._set_sync_gradients(i == passes - 1)
                 with self._joined(model, i == passes - 1):
-                    loss = model(self.model_unwrapped.collate(part))
+                    told = dict(objective.told)
+                    loss = model(objective.collate(part))
+                    if not weight:  # the names stay, because all processes add up the same ones
+                        objective.told = {name: told.get(name, (0.0, 0.0)) for name in objective.told}
                     # DistributedDataParallel averages gradients over the processes, and they are to be summed.
-                    self.accelerator.backward(weight * world / learned * loss)
-                total += weight * loss.detach() / learned
+                    self.accelerator.backward(weight * self.args.world_size / units * loss)
+                total += weight * loss.detach() / units
             return total
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -166,10 +198,15 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         self._halve(max(len(part) for part in parts), problem)
         return None
 
+    def _most(self, count: int) -> int:
+        """The largest count of any process."""
+        counts = self.accelerator.gather(torch.tensor([count], device=self.args.device))
+        return int(counts.max())
+
     @property
-    def model_unwrapped(self) -> PackedLoss:
+    def model_unwrapped(self) -> Objective:
         """The module itself, without what distributes it."""
-        unwrapped: PackedLoss = self.accelerator.unwrap_model(self.model)
+        unwrapped: Objective = self.accelerator.unwrap_model(self.model)
         return unwrapped
 
     def _joined(self, model: Any, last: bool) -> Any:
@@ -178,18 +215,21 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
 
         return nullcontext() if last else self.accelerator.no_sync(model)
 
-    def _parts(self, examples: list[Tokens]) -> list[list[Tokens]]:
-        """Examples cut into sequences, none with more than `micro_batch`."""
-        parts = []
-        while examples:
-            count = min(self.micro_batch, len(examples))
-            count = examples_that_fit(examples[:count], self._sequence)
-            parts.append(examples[:count])
-            examples = examples[count:]
+    def _parts(self, items: list[Item]) -> list[list[Item]]:
+        """Items cut into sequences, none with more than `micro_batch`; one part where the loss takes no cut."""
+        objective, parts = self.model_unwrapped, []
+        if objective.whole:
+            return [items] if items else []
+        while items:
+            count = min(self.micro_batch, len(items))
+            count = rows_that_fit([objective.rows(item) for item in items[:count]], self._sequence)
+            parts.append(items[:count])
+            items = items[count:]
         return parts
 
     def _halve(self, largest: int, problem: str) -> None:
-        if largest == 1 or self.args.world_size > 1:  # other processes wait for this one's gradients
+        if largest == 1 or self.model_unwrapped.whole or self.args.world_size > 1:
+            # With several processes the others wait for this one's gradients.
             raise out_of_memory(f"with {largest} example{'s' if largest > 1 else ''} at once ({problem})")
         self.micro_batch = largest // 2
         self.halvings.append(self.micro_batch)

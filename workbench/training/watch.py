@@ -18,9 +18,9 @@ from workbench.training.trainer import BatchTrainer
 class Watch(TrainerCallback):  # type: ignore[misc]
     """Writes `metrics.jsonl` and marks a checkpoint when all of it is there.
 
-    A line has: step, examples (position in the data), loss (nats a learned token), learning_rate, grad_norm
-    (before clipping at 1), update_norm (how far the weights moved), tokens, seconds, tokens_per_second,
-    peak_memory_bytes, watt_hours.
+    A line has: step, examples (position in the data), loss (a unit of the objective: of fine-tuning nats a learned
+    token), learning_rate, grad_norm (before clipping at 1), update_norm (how far the weights moved), tokens,
+    seconds, tokens_per_second, peak_memory_bytes, watt_hours, and what the objective tells.
     """
 
     def __init__(self, trainer: BatchTrainer, run: Run, bar: Bar, meter: EnergyMeter, board: Any) -> None:
@@ -69,6 +69,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             "tokens_per_second": self.trainer.tokens / (now - self._time),
             "peak_memory_bytes": peak_memory_bytes(),
             "watt_hours": watt_hours - self._watt_hours,
+            **self.trainer.told,
         }
         self._time, self._watt_hours = now, watt_hours
         self.run.log(**line)
