@@ -24,7 +24,11 @@ RECIPES = {
     "adapters": ("recipes.adapters", "tune bottleneck adapters (Houlsby) in every layer, and measure them"),
     "bitfit": ("recipes.bitfit", "tune a model's biases alone, and measure it"),
     "head": ("recipes.head", "a classification head: alone, or with all weights behind it"),
-    "self_improve": ("recipes.self_improve", "a model learns the answers that it agrees on itself (LMSI), in rounds"),
+    "self_improve": ("recipes.self_improve", "a model learns the answers that it agrees on (LMSI), in rounds"),
+    "preferences": (
+        "recipes.preferences",
+        "preference pairs from a verifier, a judge, a constitution, votes or a file",
+    ),
     "sweep": ("recipes.sweep", "a tuning method at several learning rates and ranks, judged on dev"),
     "preview": ("recipes.preview", "training examples as the model sees them, with what is learned"),
     "quantization": ("recipes.quantization", "memory and perplexity of a model in bfloat16, int8, NF4 and int4"),

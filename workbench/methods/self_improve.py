@@ -27,7 +27,8 @@ from workbench.instructing.vote_words import data_card, nothing_kept, rounds_tab
 from workbench.instructing.votes import Unlabelled, Vote, distinct, unlabelled, vote
 from workbench.launch import check_single
 from workbench.made_data import Made, write_made
-from workbench.methods import lora
+from workbench.methods.lora import Config as LoraConfig
+from workbench.methods.lora import adapt as adapt_lora
 from workbench.models import load_tokenizer
 from workbench.runs import Run, RunFolder
 from workbench.tasks.base import Task
@@ -60,7 +61,7 @@ class Config:
     rounds: int = 2
     practice_questions: int | None = None
     stand_in: str = "0"
-    lora: Flat[lora.Config] = field(default_factory=lora.Config)
+    lora: Flat[LoraConfig] = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
         check_range("confidence", self.confidence, 0, 1)
@@ -189,7 +190,7 @@ def _trained(
     data = replace(training.data, data=str(file), data_format="prompt-completion")
     settings = replace(config.lora, training=replace(training, data=data))
     with Run.open(run.path, "lora", {"round": number}, name=f"round-{number}") as own:
-        return lora.adapt(system, task, settings, own, quiet=quiet), cost_of(own)
+        return adapt_lora(system, task, settings, own, quiet=quiet), cost_of(own)
 
 
 def _finished(system: System, task: Task, config: Config, run: Run, costs: Sequence[CostToMake]) -> System:
