@@ -27,6 +27,8 @@ def test_every_task_describes_itself():
         assert summary.endswith(".")
         assert {"practice", "dev", "test"} <= {argument for argument, _, _ in arguments}
     assert ("agreement", "all|75|66|50", "all") in describe("phrasebank")[1]
+    assert ("rules", "a,b,…", "all") in describe("following")[1]
+    assert ("labels", "a,b,…", "()") in describe("file")[1]
 
 
 def test_an_unknown_task_names_those_that_exist():

@@ -13,6 +13,7 @@ TASKS = {
     "arithmetic": "workbench.tasks.arithmetic",
     "gsm8k": "workbench.tasks.gsm8k",
     "phrasebank": "workbench.tasks.phrasebank",
+    "following": "workbench.tasks.following",
     "file": "workbench.tasks.file",
     "gym": "workbench.tasks.gym",
 }
@@ -56,11 +57,16 @@ def describe(name: str) -> tuple[str, tuple[tuple[str, str, str], ...]]:
     module = _module(name)
     hints = get_type_hints(module.Config)
     arguments = tuple(
-        (f.name, _spelled(hints[f.name]), "" if f.default is MISSING else str(f.default))
+        (f.name, _spelled(hints[f.name]), "" if f.default is MISSING else _default(f.default))
         for f in fields(module.Config)
         if f.name != "options"
     )
     return (module.__doc__ or "").partition("\n")[0], arguments
+
+
+def _default(value: object) -> str:
+    """A default as it would be typed."""
+    return ",".join(value) or "()" if isinstance(value, tuple) else str(value)
 
 
 def _spelled(hint: Any) -> str:
