@@ -27,7 +27,7 @@ RECIPES = {
     "self_improve": ("recipes.self_improve", "a model learns the answers that it agrees on (LMSI), in rounds"),
     "preferences": (
         "recipes.preferences",
-        "preference pairs from a verifier, a judge, a constitution, votes or a file",
+        "pairs from a verifier, a judge, a constitution, votes, files",
     ),
     "sweep": ("recipes.sweep", "a tuning method at several learning rates and ranks, judged on dev"),
     "preview": ("recipes.preview", "training examples as the model sees them, with what is learned"),

@@ -128,8 +128,7 @@ def _pair(source: str, number: int, row: dict[str, Any]) -> Pair:
         raise bad_row(source, number, f"it is {style!r:.60}; it must be one of {', '.join(STYLES)}", "style")
     said = {name: _turns_or_text(source, number, row, name) for name in ("chosen", "rejected")}
     if row.get("prompt") is not None:
-        prompt = _turns_or_text(source, number, row, "prompt")
-        before = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+        before = prompt_field(source, number, row)
     elif any(isinstance(answer, str) for answer in said.values()):
         problem = "the row has none, which only chosen and rejected answers that are lists of turns may do without"
         raise bad_row(source, number, problem, "prompt")
@@ -150,6 +149,16 @@ def _pair(source: str, number: int, row: dict[str, Any]) -> Pair:
         group="" if group in (None, "") else text_field(source, number, row, "group"),
         source=_origin(row.get("source")),
     )
+
+
+def prompt_field(source: str, number: int, row: dict[str, Any]) -> Turns:
+    """A row's `prompt`: its turns, or the one turn of the user that a text is.
+
+    Raises:
+        UserError: it is missing, or neither.
+    """
+    prompt = _turns_or_text(source, number, row, "prompt")
+    return (Message("user", prompt),) if isinstance(prompt, str) else prompt
 
 
 def _turns_or_text(source: str, number: int, row: dict[str, Any], name: str) -> str | Turns:
