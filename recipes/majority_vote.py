@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from workbench.command import Flat, run_script
+from workbench.decodes import Majority
 from workbench.session import Session, Setup
-from workbench.types import Majority, Result
+from workbench.types import Result
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.command import Flat, run_script
+from workbench.decodes import Sample
 from workbench.errors import UserError
 from workbench.model_flags import ModelFlags
 from workbench.progress import Bar
 from workbench.store import Store
-from workbench.types import Sample
 
 
 @dataclass(frozen=True)

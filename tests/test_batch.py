@@ -15,13 +15,14 @@ import pytest
 
 import recipes.sample
 from workbench.batch import read_prompts, sample, system_of
+from workbench.decodes import Sample, Sampling
 from workbench.engines import EngineConfig
 from workbench.engines.base import Batch
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
 from workbench.model_flags import ModelFlags
 from workbench.store import Store
-from workbench.types import Message, Model, Request, Sample, Sampling
+from workbench.types import Message, Model, Request
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ModelFlags("fake", engine=EngineConfig("fake"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from workbench.cost import inference_flops
+from workbench.decodes import CONTENT_FREE, LabelLikelihood
 from workbench.engines.base import Batch
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
@@ -17,11 +18,9 @@ from workbench.store import Store
 from workbench.tasks.base import Task, make_task
 from workbench.tasks.graders import label_grader
 from workbench.types import (
-    CONTENT_FREE,
     Completion,
     Example,
     Finish,
-    LabelLikelihood,
     Message,
     Model,
     Prompt,

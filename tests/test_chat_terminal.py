@@ -17,9 +17,10 @@ import pytest
 
 from workbench.chat_terminal import piped_lines, talk
 from workbench.chatting import Conversation, Speaker
+from workbench.decodes import Sampling
 from workbench.engines.fake import FakeEngine
 from workbench.tasks.rows import iterate_rows, turns_field
-from workbench.types import Completion, Finish, Model, Request, Sampling
+from workbench.types import Completion, Finish, Model, Request
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,9 +11,10 @@ import pytest
 
 from workbench import chatting
 from workbench.chatting import Answer, ChatFlags, Conversation, Speaker, Turn, freed
+from workbench.decodes import Sampling
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
-from workbench.types import Completion, Finish, Message, Model, Request, Sampling
+from workbench.types import Completion, Finish, Message, Model, Request
 
 SAMPLING = Sampling(temperature=0.7, max_tokens=50)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from workbench.decodes import CONTENT_FREE, Greedy, LabelLikelihood
 from workbench.decoding.ask import room_needed
 from workbench.engines.fake import FakeEngine
 from workbench.engines.hf import HfEngine
@@ -16,20 +17,7 @@ from workbench.prompts import render
 from workbench.store import Store
 from workbench.tasks.base import Task, make_task
 from workbench.tasks.graders import grade_exact, label_grader
-from workbench.types import (
-    CONTENT_FREE,
-    Example,
-    Greedy,
-    LabelLikelihood,
-    Message,
-    Model,
-    Prompt,
-    Request,
-    Selection,
-    Shots,
-    Status,
-    System,
-)
+from workbench.types import Example, Message, Model, Prompt, Request, Selection, Shots, Status, System
 
 LABELS = ("red", "a deep blue")
 # A question of q words behind n exemplars of three words has 3 n + q tokens of the fake engine.

@@ -12,6 +12,7 @@ import pytest
 
 import recipes.lora
 import recipes.prompt_tuning
+from workbench.decodes import Majority
 from workbench.engines import EngineConfig
 from workbench.engines.base import Batch
 from workbench.engines.fake import FakeEngine
@@ -40,7 +41,7 @@ from workbench.stats import wilson_interval
 from workbench.store import Store
 from workbench.tasks import load_task
 from workbench.training.config import Training
-from workbench.types import Majority, Model, Outcome, Request, Result, Status
+from workbench.types import Model, Outcome, Request, Result, Status
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PARAGRAPHS = read_paragraphs()

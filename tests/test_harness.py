@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from workbench.cost import inference_flops
+from workbench.decodes import Decode, Greedy, LabelLikelihood, Majority, Sample, Sampling
 from workbench.decoding.ask import stream_key
 from workbench.engines.base import Batch
 from workbench.engines.fake import FakeEngine
@@ -18,19 +19,13 @@ from workbench.tasks.base import Grade, Task, make_task
 from workbench.tasks.graders import grade_number, label_grader
 from workbench.types import (
     Completion,
-    Decode,
     Example,
     Finish,
-    Greedy,
-    LabelLikelihood,
-    Majority,
     Message,
     Model,
     Prompt,
     Request,
     Result,
-    Sample,
-    Sampling,
     Shots,
     Status,
     System,

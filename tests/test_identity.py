@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from workbench.decodes import Greedy, LabelLikelihood
 from workbench.identity import from_json, short_hash, system_hash, to_json
-from workbench.types import Example, Greedy, LabelLikelihood, Message, Model, Prompt, Selection, Shots, System
+from workbench.types import Example, Message, Model, Prompt, Selection, Shots, System
 
 POOL = (Example.make("a question", "an answer"),)
 SYSTEM = System(Model("fake"), Prompt("p", (Message("user", "{{ input }}"),)), Greedy())

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import recipes.ladder
+from workbench.decodes import Majority, Sampling
 from workbench.engines import EngineConfig
 from workbench.engines.base import Batch
 from workbench.engines.hf import HfEngine
@@ -22,7 +23,7 @@ from workbench.methods.lora import Config as LoraConfig
 from workbench.runs import list_runs
 from workbench.session import Setup
 from workbench.training.config import Training
-from workbench.types import CostToMake, Majority, Request, Result, Sampling
+from workbench.types import CostToMake, Request, Result
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS, N = 20, 32

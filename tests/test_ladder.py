@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from workbench.decodes import Majority, Sampling
 from workbench.engines import EngineConfig
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
@@ -20,7 +21,7 @@ from workbench.report import Rung
 from workbench.rungs import DEFAULT, DEFAULTS, RUNGS, Config
 from workbench.session import Session, Setup
 from workbench.training.config import Training
-from workbench.types import Majority, Request, Sampling, Selection
+from workbench.types import Request, Selection
 
 CONFIG = Config(few_shot=FewShotConfig(shots=2), vote=Majority(n=4))
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from recipes.adapter import Config, main
 from workbench.adapters import load_weights, save_adapter
+from workbench.decodes import Greedy
 from workbench.engines.encode import Encoder
 from workbench.errors import UserError
 from workbench.files import write_json
@@ -22,7 +23,7 @@ from workbench.merging import dequantized, merge, unmerge
 from workbench.models import load_base, load_tokenizer
 from workbench.prompts import load_prompt
 from workbench.run_folder import read_system
-from workbench.types import Greedy, Message, Model, Request, System
+from workbench.types import Message, Model, Request, System
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

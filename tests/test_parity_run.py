@@ -11,6 +11,7 @@ from engines.stub_server import StubServer, good_answer
 
 import recipes.parity
 from recipes.parity import Config
+from workbench.decodes import Sampling
 from workbench.engines import EngineConfig
 from workbench.engines.base import Engine, TokenScore, TokenScores
 from workbench.engines.fake import FakeEngine
@@ -22,7 +23,7 @@ from workbench.parity.rows import Row
 from workbench.runs import RunFolder
 from workbench.session import Setup
 from workbench.store import Store
-from workbench.types import Completion, Finish, Model, Request, Sampling
+from workbench.types import Completion, Finish, Model, Request
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZES = ("practice=4", "dev=16", "test=12")

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 
 from recipes.publish import Config, main
 from workbench.adapters import load_weights
+from workbench.decodes import Greedy, LabelLikelihood
 from workbench.errors import UserError
 from workbench.files import read_json, write_json
 from workbench.hub import split_card
@@ -26,17 +27,7 @@ from workbench.tasks.arithmetic import load
 from workbench.tasks.base import Task, make_task
 from workbench.tasks.graders import label_grader
 from workbench.training.config import Training
-from workbench.types import (
-    CostToMake,
-    CostToUse,
-    Example,
-    Greedy,
-    Interval,
-    LabelLikelihood,
-    Model,
-    Result,
-    System,
-)
+from workbench.types import CostToMake, CostToUse, Example, Interval, Model, Result, System
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -19,6 +19,7 @@ from transformers import BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel, LlamaC
 
 from recipes.quantization import Config as TableConfig
 from recipes.quantization import main as table
+from workbench.decodes import Greedy, Sampling
 from workbench.engines.forward import use_grouped_attention
 from workbench.engines.hf import HfEngine
 from workbench.engines.vllm import VllmEngine
@@ -37,7 +38,7 @@ from workbench.quantization import (
     round_to_int4,
 )
 from workbench.session import Session, Setup
-from workbench.types import Greedy, Message, Model, Request, Sampling, System
+from workbench.types import Message, Model, Request, System
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -31,6 +31,7 @@ import recipes.runs
 import recipes.tasks
 import recipes.zero_shot
 from recipes.__main__ import RECIPES
+from workbench.decodes import Greedy, LabelLikelihood, Majority, Sample
 from workbench.engines import EngineConfig
 from workbench.errors import UserError
 from workbench.identity import system_hash
@@ -42,7 +43,7 @@ from workbench.session import Setup
 from workbench.store import Store
 from workbench.tasks import task_names
 from workbench.training.config import Training
-from workbench.types import Greedy, LabelLikelihood, Majority, Result, Sample, Status
+from workbench.types import Result, Status
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = ("practice=8", "dev=4", "test=6")

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from workbench.decodes import Greedy
 from workbench.errors import UserError
 from workbench.runs import Run, find_run, list_runs
 from workbench.types import (
     CostToMake,
     CostToUse,
-    Greedy,
     Interval,
     Message,
     Model,

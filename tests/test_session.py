@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 import workbench.session
+from workbench.decodes import Greedy, LabelLikelihood, Majority, Sample
 from workbench.engines import EngineConfig
 from workbench.errors import UserError
 from workbench.methods.lora import Config as LoraConfig
 from workbench.runs import RunFolder, list_runs
 from workbench.session import Session, Setup, content_of, one_sample
 from workbench.training.config import Training
-from workbench.types import Greedy, LabelLikelihood, Majority, Model, Sample
+from workbench.types import Model
 
 
 @pytest.fixture

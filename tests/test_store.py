@@ -15,9 +15,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from workbench.decodes import Sampling
 from workbench.errors import UserError
 from workbench.store import MIGRATIONS, Store, salvage
-from workbench.types import Completion, Finish, Sampling
+from workbench.types import Completion, Finish
 
 
 @pytest.fixture

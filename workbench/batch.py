@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.decodes import Sample
 from workbench.decoding.ask import drawing, stream_key
 from workbench.engines.base import Engine
 from workbench.errors import UserError
@@ -22,7 +23,7 @@ from workbench.files import atomic_file, json_bytes
 from workbench.identity import to_json
 from workbench.store import Store
 from workbench.tasks.rows import bad_row, iterate_rows, text_field, turns_field
-from workbench.types import Completion, Finish, Message, Model, Prompt, Request, Sample, System, text_hash
+from workbench.types import Completion, Finish, Message, Model, Prompt, Request, System, text_hash
 
 Progress = Callable[[int, int, str], None]
 """Called with samples there, samples wanted, and a word on the speed."""

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn
 
 from workbench.command import Flat
+from workbench.decodes import Sampling
 from workbench.engines.base import Engine
 from workbench.errors import UserError
 from workbench.model_flags import ModelFlags
-from workbench.types import Completion, Finish, Message, Request, Sampling, text_hash
+from workbench.types import Completion, Finish, Message, Request, text_hash
 
 End = Literal["stop", "length", "stopped", "error"]
 """Why an answer ended: by itself, by its limit, by the person, by a failure."""

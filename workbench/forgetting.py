@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workbench.compare import compare
+from workbench.decodes import Greedy, LabelLikelihood
 from workbench.engines.base import Engine
 from workbench.errors import UserError, check_range
 from workbench.files import read_json, write_json
@@ -26,7 +27,7 @@ from workbench.stats import ratio_interval
 from workbench.store import Store
 from workbench.tasks import load_task
 from workbench.tasks.base import Task
-from workbench.types import Completion, Greedy, Interval, LabelLikelihood, Message, Model, Request, Result, System
+from workbench.types import Completion, Interval, Message, Model, Request, Result, System
 
 
 @dataclass(frozen=True)

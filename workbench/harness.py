@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from workbench.decodes import Decode, LabelLikelihood, Majority, Sample
 from workbench.decoding.ask import completions, room_needed, samples
 from workbench.decoding.labels import check_labels, content_free_requests, most_likely
 from workbench.decoding.vote import majority
@@ -22,15 +23,11 @@ from workbench.tasks.base import Task, open_test
 from workbench.types import (
     Completion,
     CostToMake,
-    Decode,
     Example,
     Finish,
-    LabelLikelihood,
-    Majority,
     Outcome,
     Request,
     Result,
-    Sample,
     Selection,
     Status,
     System,

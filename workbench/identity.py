@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from workbench.decodes import Greedy, LabelLikelihood, Majority, Sample, Sampling
 from workbench.errors import UserError
 from workbench.types import (
     Completion,
@@ -21,10 +22,7 @@ from workbench.types import (
     CostToUse,
     Example,
     Finish,
-    Greedy,
     Interval,
-    LabelLikelihood,
-    Majority,
     Message,
     Model,
     Order,
@@ -32,8 +30,6 @@ from workbench.types import (
     Prompt,
     Request,
     Result,
-    Sample,
-    Sampling,
     Selection,
     Shots,
     Status,

@@ -15,6 +15,7 @@ from typing import Literal, cast
 from workbench.command import command_typed
 from workbench.compare import changed
 from workbench.cost import inference_flops, training_flops
+from workbench.decodes import LONGEST, Greedy
 from workbench.forgetting import Probe, open_probe
 from workbench.harness import evaluate, questions_of
 from workbench.launch import check_single
@@ -30,7 +31,7 @@ from workbench.session import Session, content_of, one_sample
 from workbench.store import Store
 from workbench.training.card import cost_of
 from workbench.tuning import Adapt, tune, with_forgetting, with_weights
-from workbench.types import LONGEST, CostToMake, Greedy, Result, System
+from workbench.types import CostToMake, Result, System
 
 _STEPS = "question-steps"  # the prompt of the rungs with a chain of thought
 _PROBED = 16  # practice questions that the estimate is measured on

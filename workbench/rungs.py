@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from workbench.command import Flat
+from workbench.decodes import Majority
 from workbench.errors import unknown_name
 from workbench.forgetting import Forgetting
 from workbench.methods.adapters import Houlsby
@@ -14,7 +15,6 @@ from workbench.methods.prompt_search import Config as SearchConfig
 from workbench.methods.qlora import Config as QloraConfig
 from workbench.methods.sft import Config as SftConfig
 from workbench.methods.soft_prompt import PrefixTuning, PromptTuning
-from workbench.types import Majority
 
 Exemplars = Literal["random", "balanced", "bm25", "embedding", "sentence-transformer"]
 Tuned = Literal["prompt-tuning", "prefix-tuning", "adapters", "head", "lora", "qlora", "sft"]

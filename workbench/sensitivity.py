@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from workbench.command import Flat
+from workbench.decodes import CONTENT_FREE, LabelLikelihood
 from workbench.errors import UserError, check_range
 from workbench.files import write_json
 from workbench.identity import system_hash, to_json
@@ -25,7 +26,7 @@ from workbench.prompts import load_prompt, prompts_of, purpose_of
 from workbench.report import percent, span
 from workbench.session import Session
 from workbench.stats import PairedDifference, Spread, paired_bootstrap, paired_spread_test, spread
-from workbench.types import CONTENT_FREE, LabelLikelihood, Order, Prompt, Result, Selection, Shots, System
+from workbench.types import Order, Prompt, Result, Selection, Shots, System
 
 _ROWS = ("worst", "median", "mean", "best", "deviation")  # of `Spread`
 

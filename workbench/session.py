@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from workbench.command import Flat
+from workbench.decodes import Decode, Greedy, LabelLikelihood, Sample
 from workbench.drawing import Drawer
 from workbench.engines import EngineConfig
 from workbench.engines.base import Engine
@@ -25,7 +26,7 @@ from workbench.store import Store
 from workbench.tasks import load_task
 from workbench.tasks.base import Task
 from workbench.training.config import Data
-from workbench.types import CostToMake, Decode, Greedy, Interval, LabelLikelihood, Model, Result, Sample, System
+from workbench.types import CostToMake, Interval, Model, Result, System
 
 
 @dataclass(frozen=True)

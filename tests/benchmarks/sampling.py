@@ -15,13 +15,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.benchmarks.table import DATA, Row, Skip
+from workbench.decodes import Sampling
 from workbench.engines.encode import Encoder
 from workbench.engines.hf import HfEngine
 from workbench.models import EMBEDDED, load_tokenizer, model_folder
 from workbench.prompts import load_prompt, render
 from workbench.tasks import load_task
 from workbench.tasks.base import Task
-from workbench.types import Example, Model, Request, Sampling
+from workbench.types import Example, Model, Request
 
 FLOOR = 1.5
 SAMPLES = 16

@@ -23,6 +23,7 @@ import numpy as np
 
 from tests.benchmarks.table import ROOT, Row, Skip
 from tests.engines.stub_server import StubServer
+from workbench.decodes import Majority
 from workbench.engines.vllm import VllmEngine
 from workbench.errors import UserError
 from workbench.harness import evaluate
@@ -33,7 +34,7 @@ from workbench.serving.config import ServeConfig
 from workbench.serving.server import start, stop
 from workbench.store import Store
 from workbench.tasks import load_task
-from workbench.types import Majority, Model, System
+from workbench.types import Model, System
 
 FLOOR = 0.95
 SAMPLES = 16

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from workbench.decodes import Greedy
 from workbench.decoding.likelihood import answer_logprobs
 from workbench.engines.base import Batch
 from workbench.engines.fake import FakeEngine
@@ -15,7 +16,7 @@ from workbench.engines.hf import HfEngine
 from workbench.errors import UserError
 from workbench.prompts import load_prompt, render
 from workbench.store import Store
-from workbench.types import Completion, Example, Finish, Greedy, Message, Model, Prompt, Request, Shots, System
+from workbench.types import Completion, Example, Finish, Message, Model, Prompt, Request, Shots, System
 
 SYSTEM = System(Model("fake"), load_prompt("arithmetic"), Greedy())
 EXAMPLES = [Example.make(f"What is {n} + 1?", str(n + 1), f"{n} + 1 = {n + 1}") for n in range(5)]

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workbench.decodes import Sampling
 from workbench.engines.base import Engine
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
-from workbench.types import Completion, Finish, Message, Model, Request, Sampling
+from workbench.types import Completion, Finish, Message, Model, Request
 
 
 def ask(text: str, indices: tuple[int, ...] = (0,), style: str = "chat") -> Request:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from stub_server import Fault, Handler, StubServer, edited, good_answer, half, hang, reset, status
 
+from workbench.decodes import Majority
 from workbench.decoding.ask import completions
 from workbench.engines.base import sample_seed
 from workbench.engines.vllm import VllmEngine
@@ -18,7 +19,7 @@ from workbench.harness import evaluate
 from workbench.store import Store
 from workbench.tasks.base import Task, make_task
 from workbench.tasks.graders import grade_number
-from workbench.types import Completion, Example, Finish, Majority, Message, Model, Prompt, Request, Result, System
+from workbench.types import Completion, Example, Finish, Message, Model, Prompt, Request, Result, System
 
 N = 40  # samples a question: two requests each, of 32 and 8
 SYSTEM = System(Model("model"), Prompt("plain", (Message("user", "{{ input }}"),)), Majority(n=N, seed=5))

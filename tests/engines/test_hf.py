@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from workbench.adapters import load_weights
+from workbench.decodes import Sampling
 from workbench.engines import forward, hf, hf_scores
 from workbench.engines.base import Engine
 from workbench.engines.hf import HfEngine
 from workbench.errors import UserError
-from workbench.types import Completion, Finish, Message, Model, Request, Sampling
+from workbench.types import Completion, Finish, Message, Model, Request
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
 PREFIX = "The company said that sales fell in the third quarter. "

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from soft_adapter import save_adapter
 
+from workbench.decodes import Sampling
 from workbench.engines import hf
 from workbench.engines.hf import HfEngine
 from workbench.engines.hf_stream import Row, first_stop, in_pieces
-from workbench.types import Completion, Finish, Message, Model, Request, Sampling
+from workbench.types import Completion, Finish, Message, Model, Request
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

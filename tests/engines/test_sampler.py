@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
+from workbench.decodes import Sampling
 from workbench.engines import sampler
 from workbench.engines.base import sample_seed
 from workbench.engines.sampler import draw, uniforms
-from workbench.types import Sampling
 
 DRAWS = 20_000
 LOGITS = torch.tensor([2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -4.0])

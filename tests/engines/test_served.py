@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import save_file
 from stub_server import StubServer
 
+from workbench.decodes import Sampling
 from workbench.engines.vllm import VllmEngine
 from workbench.errors import UserError
 from workbench.identity import folder_hash
 from workbench.server_state import Canary, ServerState, write_state
-from workbench.types import Finish, Message, Model, Request, Sampling
+from workbench.types import Finish, Message, Model, Request
 
 QUESTION = Request("q", (Message("user", "?"),))
 ASKED: list[Callable[[VllmEngine], object]] = [

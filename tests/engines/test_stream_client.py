@@ -9,10 +9,11 @@ import httpx
 import pytest
 from stub_server import KEY, Fault, StubServer, garbage, hang, reset, status, streamed, waits
 
+from workbench.decodes import Sampling
 from workbench.engines.base import sample_seed
 from workbench.engines.vllm import VllmEngine
 from workbench.errors import UserError
-from workbench.types import Completion, Finish, Message, Model, Request, Sampling
+from workbench.types import Completion, Finish, Message, Model, Request
 
 STYLES = ["chat", "text"]
 

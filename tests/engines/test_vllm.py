@@ -19,13 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stub_server import KEY, Fault, Handler, StubServer, edited, garbage, good_answer, half, hang, reset, status
 
+from workbench.decodes import Sampling
 from workbench.engines.base import Batch, Engine, sample_seed
 from workbench.engines.client import _retry_after
 from workbench.engines.encode import Encoder
 from workbench.engines.next_token import steps_of
 from workbench.engines.vllm import VllmEngine, _runs
 from workbench.errors import UserError
-from workbench.types import Completion, Finish, Message, Model, Request, Sampling
+from workbench.types import Completion, Finish, Message, Model, Request
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLING = Sampling(seed=5)
@@ -626,7 +627,8 @@ def test_ctrl_c_ends_at_once(server: StubServer) -> None:
     server.always = hang
     code = (
         "from workbench.engines.vllm import VllmEngine\n"
-        "from workbench.types import Message, Model, Request, Sampling\n"
+        "from workbench.decodes import Sampling\n"
+        "from workbench.types import Message, Model, Request\n"
         f"engine = VllmEngine(Model('model'), [{server.url!r}])\n"
         "list(engine.sample([Request('q', (Message('user', '?'),))], Sampling()))\n"
     )

@@ -18,12 +18,13 @@ import httpx
 import pytest
 from soft_adapter import save_adapter
 
+from workbench.decodes import Sampling
 from workbench.engines.encode import Encoder
 from workbench.engines.soft_client import read_embeddings
 from workbench.engines.vllm import VllmEngine
 from workbench.errors import UserError
 from workbench.models import load_tokenizer, model_folder
-from workbench.types import Completion, Finish, Message, Model, Request, Sampling
+from workbench.types import Completion, Finish, Message, Model, Request
 
 NAME = "smollm2-135m-instruct"
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from soft_adapter import save_adapter
 from stub_server import StubServer, edited, garbage, status
 
+from workbench.decodes import Sampling
 from workbench.engines.base import sample_seed
 from workbench.engines.encode import Encoder
 from workbench.engines.next_token import MAX_IDS, MAX_PROMPTS, parts
@@ -23,7 +24,7 @@ from workbench.engines.soft_client import read_embeddings
 from workbench.engines.vllm import VllmEngine
 from workbench.errors import UserError
 from workbench.models import load_tokenizer
-from workbench.types import Completion, Finish, Message, Model, Request, Sampling
+from workbench.types import Completion, Finish, Message, Model, Request
 
 SOFT = torch.arange(3 * 32, dtype=torch.float32).reshape(3, 32) / 100
 SAMPLING = Sampling(temperature=0.7, top_p=0.9, top_k=40, max_tokens=12, stop=("\n",), seed=3)

@@ -17,6 +17,7 @@ import workbench.training.sft
 from recipes import adapters as recipe
 from recipes import bitfit as bitfit_recipe
 from workbench.adapters import load_weights, save_adapter
+from workbench.decodes import Greedy
 from workbench.engines.hf import HfEngine
 from workbench.engines.vllm import VllmEngine
 from workbench.errors import UserError
@@ -31,7 +32,7 @@ from workbench.tasks.arithmetic import Config as ArithmeticConfig
 from workbench.tasks.arithmetic import load
 from workbench.training.card import cost_of
 from workbench.training.config import Training
-from workbench.types import Greedy, Message, Model, Request, System
+from workbench.types import Message, Model, Request, System
 
 TASK = load(ArithmeticConfig(practice=8, dev=1, test=1))
 TRAINING = Training(learning_rate=1e-2, epochs=3, batch_size=4, micro_batch=4, precision="float32", save_every=2)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import workbench.methods
+from workbench.decodes import Greedy
 from workbench.engines import EngineConfig, open_engine
 from workbench.harness import questions_of
 from workbench.methods import adapters, few_shot, head, label_scoring, lora, prompt_search, qlora, sft, soft_prompt
@@ -17,7 +18,7 @@ from workbench.tasks.arithmetic import Config as ArithmeticConfig
 from workbench.tasks.arithmetic import load
 from workbench.tasks.base import Task
 from workbench.training.config import Training
-from workbench.types import Greedy, Model, System
+from workbench.types import Model, System
 
 
 class Touched(AssertionError):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from workbench.decodes import Greedy
 from workbench.errors import UserError
 from workbench.methods.few_shot import Config, adapt
 from workbench.prompts import load_prompt
@@ -12,7 +13,7 @@ from workbench.tasks.arithmetic import Config as ArithmeticConfig
 from workbench.tasks.arithmetic import load
 from workbench.tasks.base import Task, make_task
 from workbench.tasks.graders import label_grader
-from workbench.types import Example, Greedy, Model, Order, Selection, Shots, System
+from workbench.types import Example, Model, Order, Selection, Shots, System
 
 ARITHMETIC = load(ArithmeticConfig(practice=30, dev=3, test=3))
 SYSTEM = System(Model("fake"), load_prompt("arithmetic"), Greedy())

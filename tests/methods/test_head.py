@@ -14,6 +14,7 @@ from tiny import CHATML, tiny_tokenizer
 import workbench.training.sft
 from recipes import head as recipe
 from workbench.adapters import load_weights
+from workbench.decodes import Greedy, LabelLikelihood, Sampling
 from workbench.engines.encode import Encoder
 from workbench.engines.hf import HfEngine
 from workbench.engines.vllm import VllmEngine
@@ -32,7 +33,7 @@ from workbench.tasks.base import Task, make_task
 from workbench.tasks.graders import label_grader
 from workbench.training.card import cost_of
 from workbench.training.config import Data, Training
-from workbench.types import Example, Greedy, LabelLikelihood, Message, Model, Request, Sampling, System
+from workbench.types import Example, Message, Model, Request, System
 
 LABELS = ("red", "blue", "green")
 TRAINING = Training(learning_rate=1e-4, epochs=3, batch_size=4, micro_batch=4, precision="float32", save_every=2)

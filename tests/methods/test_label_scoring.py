@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from workbench.decodes import CONTENT_FREE, Decode, Greedy, LabelLikelihood
 from workbench.errors import UserError
 from workbench.methods.label_scoring import Config, adapt
 from workbench.prompts import load_prompt
@@ -11,7 +12,7 @@ from workbench.tasks.arithmetic import Config as ArithmeticConfig
 from workbench.tasks.arithmetic import load
 from workbench.tasks.base import Task, make_task
 from workbench.tasks.graders import label_grader
-from workbench.types import CONTENT_FREE, Decode, Example, Greedy, LabelLikelihood, Model, System
+from workbench.types import Example, Model, System
 
 ARITHMETIC = load(ArithmeticConfig(practice=3, dev=3, test=3))
 SYSTEM = System(Model("fake"), load_prompt("question"), Greedy())

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 
 import workbench.training.sft
 from workbench.adapters import load_weights
+from workbench.decodes import Greedy
 from workbench.errors import UserError
 from workbench.methods.lora import TARGETS, Config, adapt, peft_settings
 from workbench.prompts import load_prompt
@@ -24,7 +25,7 @@ from workbench.tasks.arithmetic import Config as ArithmeticConfig
 from workbench.tasks.arithmetic import load
 from workbench.training.card import cost_of
 from workbench.training.config import Training
-from workbench.types import Greedy, Model, System
+from workbench.types import Model, System
 
 TASK = load(ArithmeticConfig(practice=8, dev=1, test=1))
 TRAINING = Training(learning_rate=1e-2, epochs=1, batch_size=8, micro_batch=8, precision="float32")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import recipes.prompt_search
+from workbench.decodes import Greedy, LabelLikelihood, Sampling
 from workbench.engines import EngineConfig
 from workbench.engines.base import Batch
 from workbench.engines.fake import FakeEngine
@@ -27,7 +28,7 @@ from workbench.tasks.arithmetic import load
 from workbench.tasks.base import Task, make_task
 from workbench.tasks.graders import label_grader
 from workbench.training.card import cost_of
-from workbench.types import Example, Greedy, LabelLikelihood, Model, Request, Sampling, Shots, System
+from workbench.types import Example, Model, Request, Shots, System
 
 TASK = load(ArithmeticConfig(practice=30, dev=32, test=4))
 SYSTEM = System(Model("fake"), load_prompt("arithmetic"), Greedy(32))

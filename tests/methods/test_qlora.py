@@ -14,6 +14,7 @@ import workbench.training.sft
 from recipes.qlora import Config as RecipeConfig
 from recipes.qlora import main
 from workbench.adapters import load_weights
+from workbench.decodes import Greedy
 from workbench.errors import UserError
 from workbench.methods.qlora import Config, adapt
 from workbench.models import load_tokenizer
@@ -24,7 +25,7 @@ from workbench.tasks.arithmetic import Config as ArithmeticConfig
 from workbench.tasks.arithmetic import load
 from workbench.training.card import cost_of
 from workbench.training.config import Training
-from workbench.types import Greedy, Model, System
+from workbench.types import Model, System
 
 TASK = load(ArithmeticConfig(practice=8, dev=1, test=1))
 TRAINING = Training(learning_rate=1e-2, epochs=3, batch_size=4, micro_batch=2, precision="float32", save_every=2)

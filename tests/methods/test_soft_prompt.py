@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from recipes import lora as lora_recipe
 from recipes import prefix_tuning, prompt_tuning
 from workbench.adapters import load_weights, save_adapter
+from workbench.decodes import Greedy, Sampling
 from workbench.engines.encode import Encoder
 from workbench.engines.forward import packed_logits, use_grouped_attention
 from workbench.engines.hf import HfEngine
@@ -38,7 +39,7 @@ from workbench.tasks.base import Task, make_task
 from workbench.tasks.graders import label_grader
 from workbench.training.card import cost_of
 from workbench.training.config import Training
-from workbench.types import Completion, Example, Finish, Greedy, Message, Model, Request, Sampling, System
+from workbench.types import Completion, Example, Finish, Message, Model, Request, System
 
 TASK = load(ArithmeticConfig(practice=8, dev=4, test=4))
 TRAINING = Training(learning_rate=1e-2, epochs=3, batch_size=4, micro_batch=4, precision="float32", save_every=2)

@@ -15,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from recipes.quantize import Config, main
 from workbench.adapters import load_weights
+from workbench.decodes import Greedy
 from workbench.engines.hf import HfEngine
 from workbench.errors import UserError
 from workbench.files import read_json
@@ -33,7 +34,7 @@ from workbench.quantizing.settings import Settings
 from workbench.runs import Run
 from workbench.tasks import load_task
 from workbench.training.config import Training
-from workbench.types import Greedy, Model, System
+from workbench.types import Model, System
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

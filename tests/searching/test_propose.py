@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workbench.decodes import Greedy
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
 from workbench.prompts import load_prompt
@@ -14,7 +15,7 @@ from workbench.searching import propose
 from workbench.searching.propose import clean, draw, from_demonstrations, most_tokens, usable, variations_of
 from workbench.store import Store
 from workbench.tasks.arithmetic import Config, load
-from workbench.types import Completion, Finish, Greedy, Model, Request, System
+from workbench.types import Completion, Finish, Model, Request, System
 
 TASK = load(Config(practice=20, dev=4, test=2))
 TEMPLATE = load_prompt("instruct")

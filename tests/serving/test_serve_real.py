@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from workbench.adapters import save_adapter
+from workbench.decodes import Sampling
 from workbench.engines.vllm import VllmEngine
 from workbench.errors import UserError
 from workbench.models import EMBEDDED, cache_folder, load_base, model_folder
@@ -22,7 +23,7 @@ from workbench.serving import server
 from workbench.serving.config import ServeConfig
 from workbench.serving.process import end, processes_of
 from workbench.serving.server import reload, start, stop
-from workbench.types import Message, Model, Request, Sampling
+from workbench.types import Message, Model, Request
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = Path(os.environ.get("WORKBENCH_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from workbench.cost import carbon_kg
+from workbench.decodes import Greedy, LabelLikelihood
 from workbench.files import write_json
 from workbench.hub import EMBEDDED_ID, base_name, hub_id, join_card, licence_of, split_card
 from workbench.identity import folder_hash, to_json
@@ -27,16 +28,7 @@ from workbench.training.card import (
     with_load_section,
 )
 from workbench.training.config import Data, Training
-from workbench.types import (
-    CostToMake,
-    CostToUse,
-    Greedy,
-    Interval,
-    LabelLikelihood,
-    Model,
-    Result,
-    System,
-)
+from workbench.types import CostToMake, CostToUse, Interval, Model, Result, System
 
 TASK = load(ArithmeticConfig(practice=8, dev=1, test=1))
 COST = CostToMake(12_345, 6.7e12, 89.0, 3 * 2**30, 2.0, "estimated at 65 W", 2_048)

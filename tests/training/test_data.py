@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from workbench.decodes import Greedy
 from workbench.errors import UserError
 from workbench.files import read_json
 from workbench.prompts import load_prompt
@@ -15,7 +16,7 @@ from workbench.tasks.arithmetic import Config as ArithmeticConfig
 from workbench.tasks.arithmetic import load
 from workbench.training.config import Data, Training
 from workbench.training.data import base_and_source
-from workbench.types import Greedy, Model, System
+from workbench.types import Model, System
 
 TASK = load(ArithmeticConfig(practice=12, dev=1, test=1))
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from training_process import CONFIG, TASK, train
 
 from workbench.adapters import load_weights
+from workbench.decodes import Greedy
 from workbench.engines.encode import Encoder
 from workbench.engines.forward import use_grouped_attention
 from workbench.engines.packing import Tokens
@@ -28,7 +29,7 @@ from workbench.training.checkpoints import newest_complete
 from workbench.training.config import Training
 from workbench.training.data import encode_example, learnable
 from workbench.training.packed_loss import PackedLoss
-from workbench.types import Greedy, Model, System
+from workbench.types import Model, System
 
 
 def losses(run: Run) -> dict[int, float]:

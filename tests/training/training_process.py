@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from workbench.decodes import Greedy
 from workbench.errors import UserError
 from workbench.methods import lora, qlora, sft
 from workbench.prompts import load_prompt
@@ -20,7 +21,7 @@ from workbench.tasks.arithmetic import Config as ArithmeticConfig
 from workbench.tasks.arithmetic import load
 from workbench.training.config import Training
 from workbench.training.packed_loss import PackedLoss
-from workbench.types import Greedy, Model, System
+from workbench.types import Model, System
 
 TASK = load(ArithmeticConfig(practice=12, dev=1, test=1))
 # Three updates an epoch, nine in all, of two passes each; checkpoints at 2, 4, 6, 8 and the end.

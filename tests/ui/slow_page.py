@@ -8,8 +8,9 @@ from test_report import HOSTILE
 
 import recipes.ui
 from workbench.command import run_command
+from workbench.decodes import Sampling
 from workbench.engines.fake import FakeEngine
-from workbench.types import Completion, Request, Sampling
+from workbench.types import Completion, Request
 
 ANSWER = "  two\n\ttab &lt; ![x](http://evil.example/x.png) **a** [l](javascript:alert(1)) \x1b[31m "
 

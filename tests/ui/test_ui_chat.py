@@ -15,9 +15,10 @@ import pytest
 from test_report import HOSTILE
 
 from workbench.chatting import Conversation, Speaker, Turn
+from workbench.decodes import Sampling
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
-from workbench.types import Completion, Finish, Model, Request, Sampling
+from workbench.types import Completion, Finish, Model, Request
 from workbench.ui.chat import MAX_QUESTION, Shown, Talk, answered, messages, refusal
 
 

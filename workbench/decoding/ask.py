@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from workbench.decodes import Decode, LabelLikelihood, Sample
 from workbench.engines.base import Batch, Engine
 from workbench.identity import model_identity, short_hash, to_json
 from workbench.store import Store
-from workbench.types import Completion, Decode, Finish, LabelLikelihood, Message, Request, Sample, System
+from workbench.types import Completion, Finish, Message, Request, System
 
 
 def completions(

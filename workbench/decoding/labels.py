@@ -13,11 +13,12 @@ from itertools import permutations
 
 import numpy as np
 
+from workbench.decodes import LabelLikelihood
 from workbench.errors import UserError
 from workbench.identity import short_hash
 from workbench.prompts import render
 from workbench.stats import calibrated, label_probabilities
-from workbench.types import Completion, Example, Finish, LabelLikelihood, Prompt, Request
+from workbench.types import Completion, Example, Finish, Prompt, Request
 
 
 def check_labels(decode: LabelLikelihood, task: str, labels: Sequence[str]) -> None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from workbench.cost import ModelShape
+from workbench.decodes import Sampling
 from workbench.errors import UserError
-from workbench.types import Completion, Request, Sampling
+from workbench.types import Completion, Request
 
 if TYPE_CHECKING:  # numpy takes a fifth of the time that --help may take
     import numpy as np

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.cost import ModelShape
+from workbench.decodes import Sampling
 from workbench.engines.base import Batch, TokenScore, TokenScores, check_top, sample_seed
 from workbench.errors import UserError, check_range
-from workbench.types import Completion, Finish, Model, Request, Sampling
+from workbench.types import Completion, Finish, Model, Request
 
 ACCURACY = 0.5
 """How often `Model("fake")` is right; `Model("fake:0.8")` is right four times in five."""

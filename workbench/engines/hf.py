@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 
 from workbench.adapters import load_weights
 from workbench.cost import ModelShape
+from workbench.decodes import Sampling
 from workbench.engines.base import Batch, TokenScores, sample_seed
 from workbench.engines.encode import Encoder
 from workbench.engines.forward import next_logits, prefill, use_grouped_attention
@@ -29,7 +30,7 @@ from workbench.engines.soft_prompt import is_soft_prompt, keys_of_adapter
 from workbench.errors import UserError
 from workbench.models import context_of, load_tokenizer, shape_of
 from workbench.own_kinds import labels_of, without_head
-from workbench.types import Completion, Finish, Model, Request, Sampling
+from workbench.types import Completion, Finish, Model, Request
 
 _ROOM = 32  # positions a decoding buffer gains when it is full
 _STOP_SLACK = 8  # tokens decoded to look for a stop string, beyond one for each of its bytes

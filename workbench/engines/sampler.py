@@ -8,7 +8,7 @@ rounding in the logits, which depend on the batch's shape).
 import numpy as np
 import torch
 
-from workbench.types import Sampling
+from workbench.decodes import Sampling
 
 _NUCLEUS = 1024  # tokens sorted at first for top-p; the whole vocabulary only where they do not suffice
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.cost import ModelShape
+from workbench.decodes import Sampling
 from workbench.engines.answers import read_samples
 from workbench.engines.base import Batch, TokenScores, check_top, sample_seed
 from workbench.engines.client import ServerError, Servers
@@ -34,7 +35,7 @@ from workbench.engines.stream_client import STREAMED, read_pieces
 from workbench.engines.text_client import TextPrompts
 from workbench.errors import UserError, check_range
 from workbench.inert import visible
-from workbench.types import Completion, Finish, Model, Request, Sampling
+from workbench.types import Completion, Finish, Model, Request
 
 MAX_N = 32
 """Samples in one HTTP request: what is lost when it fails."""

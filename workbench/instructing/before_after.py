@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from workbench.compare import Comparison, compare
+from workbench.decodes import Greedy, LabelLikelihood, Majority, Sample
 from workbench.report import p_value, percent, span
 from workbench.stats import holm
-from workbench.types import Greedy, LabelLikelihood, Majority, Result, Sample, Status, System
+from workbench.types import Result, Status, System
 
 
 @dataclass(frozen=True)

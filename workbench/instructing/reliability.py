@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
+from workbench.decodes import Sample
 from workbench.drawing import Drawer, requests_of
 from workbench.errors import UserError
 from workbench.identity import to_json
@@ -21,7 +22,7 @@ from workbench.stats import (
     reliability,
 )
 from workbench.tasks.base import Task
-from workbench.types import Interval, Sample, System
+from workbench.types import Interval, System
 
 BINS = 10
 

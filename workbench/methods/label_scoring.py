@@ -7,9 +7,10 @@ inputs; `decoding/labels.py` has the arithmetic, and says where it departs from 
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from workbench.decodes import CONTENT_FREE, Greedy, LabelLikelihood
 from workbench.errors import UserError
 from workbench.tasks.base import Task
-from workbench.types import CONTENT_FREE, Greedy, LabelLikelihood, System
+from workbench.types import System
 
 
 @dataclass(frozen=True)

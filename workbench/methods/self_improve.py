@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from workbench.command import Flat
+from workbench.decodes import Sample
 from workbench.drawing import Drawer, requests_of
 from workbench.errors import UserError, check_range
 from workbench.files import json_bytes, read_json, write_atomic, write_json
@@ -33,7 +34,7 @@ from workbench.models import load_tokenizer
 from workbench.runs import Run, RunFolder
 from workbench.tasks.base import Task
 from workbench.training.card import cost_of, finish, together
-from workbench.types import Completion, CostToMake, Model, Sample, System
+from workbench.types import Completion, CostToMake, Model, System
 
 
 @dataclass(frozen=True)

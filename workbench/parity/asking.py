@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+from workbench.decodes import Greedy
 from workbench.engines import open_engine
 from workbench.engines.base import Engine, TokenScore, TokenScores
 from workbench.engines.client import address
@@ -26,7 +27,7 @@ from workbench.parity.words import Side
 from workbench.progress import Bar
 from workbench.prompts import render
 from workbench.session import Session
-from workbench.types import Greedy, Request, Status, System, text_hash
+from workbench.types import Request, Status, System, text_hash
 
 TOP = 20  # log-probabilities a token: the most that vLLM tells
 

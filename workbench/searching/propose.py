@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from workbench.decodes import Sample
 from workbench.decoding.ask import completions
 from workbench.engines.base import Engine
 from workbench.errors import UserError, check_range
@@ -19,7 +20,7 @@ from workbench.prompts import load_prompt, render, render_answer, render_shot
 from workbench.searching.candidates import with_instruction
 from workbench.store import Store
 from workbench.tasks.base import Task
-from workbench.types import Completion, Example, Finish, Prompt, Request, Sample, System
+from workbench.types import Completion, Example, Finish, Prompt, Request, System
 
 Mode = Literal["forward", "reverse", "resample"]
 
