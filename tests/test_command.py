@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from workbench.command import Flat, run_command
+from workbench.command import Flat, command_typed, run_command
 from workbench.errors import UserError, check_range
 
 
@@ -93,3 +93,23 @@ def test_a_reader_that_has_gone_costs_no_traceback() -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "typed"),
+    [
+        ("recipes/__main__.py", "workbench ladder --name 'a b'"),  # python -m recipes ladder
+        ("recipes/lora.py", "workbench lora ladder --name 'a b'"),
+        (".venv/bin/workbench", "workbench ladder --name 'a b'"),
+        ("tests/test_command.py", "test_command.py ladder --name 'a b'"),
+        ("elsewhere/recipes/lora.py", "lora.py ladder --name 'a b'"),
+    ],
+)
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_report_says_what_to_type_again(
+    program: str, typed: str, absolute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).resolve().parents[1]
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", [str(root / program) if absolute else program, "ladder", "--name", "a b"])
+    assert command_typed() == typed

@@ -50,8 +50,12 @@ def run_command(main: Callable[[Any], Any], config: type[Any], arguments: Sequen
 
 
 def command_typed() -> str:
-    """The command line of this process, for reports."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line of this process, for reports; a recipe's file, or `-m recipes`, is `workbench` there."""
+    program = Path(sys.argv[0]).resolve()
+    words = [Path(sys.argv[0]).name]
+    if program.suffix == ".py" and program.parent == Path(__file__).resolve().parents[1] / "recipes":
+        words = ["workbench"] if program.stem == "__main__" else ["workbench", program.stem]
+    return shlex.join([*words, *sys.argv[1:]])
 
 
 def run_script(main: Callable[[Any], Any], config: type[Any], file: str) -> None:
