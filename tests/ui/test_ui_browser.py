@@ -1,30 +1,24 @@
 """The page in a real browser: choosing, filtering, hostile text that stays text, no request to elsewhere."""
 
-import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from pages import MARKS, ROOT, served
 from test_report import HOSTILE, rung
 
 from workbench.runs import Run
 from workbench.types import Status
 
-ROOT = Path(__file__).resolve().parents[2]
 EVIL = HOSTILE + "${document.title='owned'}"
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(find_spec("gradio") is None, reason="needs gradio: pip install 'llm-workbench[ui]'"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -52,31 +46,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(runs: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     # Settings that would open the page to others, were they listened to.
     hostile = {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SHARE": "True", "GRADIO_ALLOWED_PATHS": "/"}
-    server = subprocess.Popen(
-        [sys.executable, "ui.py", "--runs", str(runs), "--port", str(port)],
-        cwd=ROOT,
-        env=os.environ | hostile,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            assert server.poll() is None, "the server ended"
-            try:
-                httpx.get(url, timeout=5)
-                break
-            except httpx.TransportError:
-                time.sleep(0.25)
+    with served("ui.py", "--runs", str(runs), settings=hostile) as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
 
 
 def choose(page: Any, id: str) -> None:

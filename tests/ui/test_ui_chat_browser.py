@@ -1,53 +1,24 @@
 """The chat in a real browser: a streamed answer, Stop, Clear, and hostile text that stays text."""
 
+import os
 import re
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from pages import MARKS, ROOT, served
 
-ROOT = Path(__file__).resolve().parents[2]
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(find_spec("gradio") is None, reason="needs gradio: pip install 'llm-workbench[ui]'"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page with a fake engine that is slow and hostile (`slow_page.py`)."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    flags = f"--engine fake --model fake --port {port} --runs {tmp_path_factory.mktemp('chat') / 'runs'}"
-    code = f"import sys, runpy; sys.path[:0] = {[str(ROOT / 'tests'), str(ROOT)]!r}; "
-    code += "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    server = subprocess.Popen(
-        [sys.executable, "-c", code, str(ROOT / "tests/ui/slow_page.py"), *flags.split()],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            assert server.poll() is None, "the server ended"
-            try:
-                httpx.get(url, timeout=5)
-                break
-            except httpx.TransportError:
-                time.sleep(0.25)
+    flags = f"--engine fake --model fake --runs {tmp_path_factory.mktemp('chat') / 'runs'}"
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)])}
+    with served("tests/ui/slow_page.py", *flags.split(), settings=path) as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
 
 
 def bubbles(page: Any) -> list[str]:
