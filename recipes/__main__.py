@@ -25,6 +25,7 @@ RECIPES = {
     "bitfit": ("recipes.bitfit", "tune a model's biases alone, and measure it"),
     "head": ("recipes.head", "a classification head: alone, or with all weights behind it"),
     "self_improve": ("recipes.self_improve", "a model learns the answers that it agrees on (LMSI), in rounds"),
+    "dpo": ("recipes.dpo", "learn from pairs of a better and a worse answer: DPO, IPO, KTO and their kin"),
     "preferences": (
         "recipes.preferences",
         "pairs from a verifier, a judge, a constitution, votes, files",

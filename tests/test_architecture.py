@@ -21,7 +21,7 @@ FLOORS = (
         "workbench/report_parity_html.py",
     ),
     ("workbench/report_parity.py",),
-    ("workbench/rungs.py", "workbench/tuning.py", "workbench/parity/"),
+    ("workbench/rungs.py", "workbench/tuning.py", "workbench/aligning.py", "workbench/parity/"),
     ("workbench/methods/", "workbench/session.py"),
     ("workbench/searching/", "workbench/quantizing/", "workbench/instructing/", "workbench/preferring/"),
     ("workbench/forgetting.py",),

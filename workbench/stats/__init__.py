@@ -13,6 +13,7 @@ from workbench.stats.calibration import (
     reliability,
 )
 from workbench.stats.intervals import bootstrap_interval, wilson_interval
+from workbench.stats.kl import kl_estimates
 from workbench.stats.labels import calibrated, label_probabilities, macro_f1, macro_f1_interval
 from workbench.stats.majority import majority_at_k, majority_curve
 from workbench.stats.paired import (
@@ -40,6 +41,7 @@ __all__ = [
     "expected_calibration_error",
     "fit_coverage",
     "holm",
+    "kl_estimates",
     "label_probabilities",
     "macro_f1",
     "macro_f1_interval",

@@ -4,8 +4,8 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from workbench.engines.packing import Tokens
 from workbench.training.config import Training
+from workbench.training.objective import Item
 
 
 class Source(Protocol):
@@ -17,7 +17,7 @@ class Source(Protocol):
 
     updates: int
 
-    def batches(self, position: int = 0) -> Iterator[tuple[list[Tokens], int]]:
+    def batches(self, position: int = 0) -> Iterator[tuple[list[Item], int]]:
         """Batches of `batch_size` examples from a position on, each with the position behind it.
 
         A position is a number that only the source understands; 0 is the beginning.
@@ -30,13 +30,13 @@ class Examples:
     An epoch's last batch may be smaller.
     """
 
-    def __init__(self, examples: Sequence[Tokens], training: Training) -> None:
+    def __init__(self, examples: Sequence[Item], training: Training) -> None:
         self._examples = examples
         self._size = training.batch_size
         self._seed = training.training_seed
         self.updates = training.steps or training.epochs * -(-len(examples) // training.batch_size)
 
-    def batches(self, position: int = 0) -> Iterator[tuple[list[Tokens], int]]:
+    def batches(self, position: int = 0) -> Iterator[tuple[list[Item], int]]:
         """As in `Source`; it never ends."""
         count = len(self._examples)
         while True:

@@ -46,7 +46,7 @@ def model_card(method: str, system: System, task: Task, config: Any, run: RunFol
     base = base_of(system.model, run)
     name = "A model" if base is None else hub_id(base) or "A local model"
     data = read_json(run.path / "data.json")
-    own = data.get("format", "practice") in ("practice", "labels")
+    own = str(data.get("source", f"{task.name}, ")).startswith(f"{task.name}, ")
     use = f"questions like those of `{task.name}`, under the prompt above" if own else "text like that of its data"
     text = f"""
 # {name}, {method} on {task.name if own else _public(str(data.get("source")))}
@@ -66,7 +66,7 @@ def model_card(method: str, system: System, task: Task, config: Any, run: RunFol
 {_table(_settings(system.model, config))}
 
 AdamW without weight decay; the gradient's norm clipped at 1; the learning rate rises over the first tenth of the
-updates and then falls linearly to 0. {_course(run)}
+updates and then falls linearly to 0. {_course(run, data.get("loss_is", "nats a learned token"))}
 
 ## Cost to make
 
@@ -202,6 +202,7 @@ _FORMATS = {
     "chat": "conversations",
     "prompt-completion": "prompts with completions",
     "text": "plain text",
+    "pairs": "pairs of a better and a worse answer",
 }
 
 
@@ -256,13 +257,13 @@ def _cell(value: Any) -> str:
     return " ".join(_public(text).replace("|", "\\|").split())
 
 
-def _course(run: RunFolder) -> str:
+def _course(run: RunFolder, unit: str) -> str:
     lines = [line for line in run.metrics() if line.get("loss") is not None]
     if not lines:
         return ""
     first, last = lines[0], lines[-1]
     return (
-        f"The loss was {first['loss']:.3g} nats a learned token at update {first['step']} and "
+        f"The loss was {first['loss']:.3g} {unit} at update {first['step']} and "
         f"{last['loss']:.3g} at update {last['step']}, the last."
     )
 

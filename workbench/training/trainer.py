@@ -60,6 +60,11 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         first_loss: float | None,
         rate_factor: float,
     ) -> None:
+        if model.whole and args.world_size > 1:
+            raise UserError(
+                "This loss compares a batch's examples with each other, and of several processes each would see a "
+                "part of them. Train it in one process, or choose another loss."
+            )
         super().__init__(model=model, args=args)
         self.source = source
         self.position = self.tokens = 0

@@ -1,8 +1,8 @@
 """TRL's trainers as what computes a loss: their formulas and metrics, on log-probabilities of our packed passes.
 
-TRL computes a loss in its trainers, from what a model returns for padded rows. Here such a trainer holds a stand-in
-model that is never run, and is handed what the packed pass of the real one gave: so the loss is TRL's own code,
-while the loop, the collation and the checkpoints are those of every training here.
+TRL computes a loss in its trainers, from what a model returns for padded rows. Here such a trainer holds a
+stand-in model that is never run, and is handed what the packed pass of the real one gave: so the loss is TRL's own
+code, while the loop, the collation and the checkpoints are those of every training here.
 """
 
 import copy
