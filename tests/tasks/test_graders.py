@@ -1,6 +1,7 @@
 import os
 import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -19,9 +20,14 @@ def example(target: str) -> Example:
     return Example.make("question", target)
 
 
-@pytest.fixture
-def short_limit(monkeypatch):
-    monkeypatch.setattr(shared_checker(), "limit", 0.5)
+@contextmanager
+def hurried(checker: Checker) -> Iterator[None]:
+    """Half a second for what would never end. What must be answered has the usual limit: a machine may be busy."""
+    usual, checker.limit = checker.limit, 0.5
+    try:
+        yield
+    finally:
+        checker.limit = usual
 
 
 def test_numbers_are_compared_as_numbers():
@@ -44,18 +50,21 @@ def test_latex_goes_to_math_verify():
 
 
 @pytest.mark.parametrize("text", ["9**9**9", "\\boxed{" + "\\frac{1}{" * 1500 + "2" + "}" * 1501])
-def test_a_hanging_check_is_killed_and_the_next_one_works(short_limit, text):
-    start = time.perf_counter()
-    assert grade_number(text, example("8")) == UNANSWERED
-    assert time.perf_counter() - start < 10  # with the start of a worker
+def test_a_hanging_check_is_killed_and_the_next_one_works(text):
+    checker = shared_checker()
+    assert checker.search("b", "abc") == "b"
+    worker = checker.worker._process
+    with hurried(checker):
+        assert grade_number(text, example("8")) == UNANSWERED
+    assert checker.worker._process is None and worker.returncode != 0, "it was ended, and did not answer"
     assert grade_number("\\boxed{\\sqrt{16}}", example("4")).correct
 
 
 def test_a_killed_check_leaves_no_process():
-    checker = Checker(limit=0.5)
+    checker = Checker()
     assert checker.search("b", "abc") == "b"
     worker = checker.worker._process.pid
-    with pytest.raises(Killed):
+    with hurried(checker), pytest.raises(Killed):
         checker.search("(a+)+$", "a" * 60 + "b")
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
@@ -115,10 +124,11 @@ def test_labels_must_differ():
         label_grader(("a", "A"))
 
 
-def test_patterns(short_limit):
+def test_patterns():
     grade = regex_grader(r"is (\w+)")
     assert grade("one is a, one is b", example("b")) == Grade("b", True)
     assert grade("none", example("b")) == UNANSWERED
-    assert regex_grader("(a+)+$")("a" * 60 + "b", example("a")) == UNANSWERED
+    with hurried(shared_checker()):
+        assert regex_grader("(a+)+$")("a" * 60 + "b", example("a")) == UNANSWERED
     with pytest.raises(UserError, match="no regular expression"):
         regex_grader("(")
