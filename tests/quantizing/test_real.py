@@ -39,7 +39,7 @@ def quantize(tmp_path: Path, *words: str, status: int = 0) -> tuple[Path, str]:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"Paragraph {i} says that sales fell in {1990 + i}." for i in range(8)))
     out = tmp_path / "out"
-    command = [str(QUANTIZE), *"-m recipes quantize --quiet --out".split(), str(out), "--text", str(text)]
+    command = [str(QUANTIZE), "-m", "recipes", "quantize", "--quiet", "--out", str(out), "--text", str(text)]
     done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout + done.stderr
     return out, done.stdout + done.stderr
