@@ -38,8 +38,8 @@ class Divergence:
     def __str__(self) -> str:
         left = f"; {self.left_out} cut off, empty or failed" if self.left_out else ""
         return (
-            f"KL to the base {_span(self.kl)} nats an answer (k3 {_span(self.kl3)}), {_span(self.tokens)} tokens, on "
-            f"{self.answers} samples of dev questions at temperature 1{left}"
+            f"KL to the base {_span(self.kl)} nats an answer (k3 {_span(self.kl3)}), {_span(self.tokens)} tokens, "
+            f"on {self.answers} samples of dev questions at temperature 1{left}"
         )
 
 
