@@ -118,9 +118,9 @@ Intervals are 95 % over prompts: pairs of one prompt are not independent.
 
 
 def _counted(told: Mapping[str, Any]) -> str:
-    named = ("questions", "samples", "rows", "votes", "questions with pairs")
-    left = [f"{count:,} {what}" for what, count in told["counts"].items() if what not in named]
-    return f"Counted: {', '.join(left)}." if left else "Nothing was left out."
+    named = ("questions", "questions with pairs")
+    counted = [f"{count:,} {what}" for what, count in told["counts"].items() if what not in named]
+    return f"Counted: {', '.join(counted)}."
 
 
 def _position(told: Mapping[str, Any]) -> list[str]:
@@ -141,10 +141,12 @@ def _graded(told: Mapping[str, Any]) -> list[str]:
     if "graded" not in told:
         return []
     found, pairs = told["graded"], told["pairs"]
+    one = "there is no pair with just one right answer"
+    if found["one_right"]:
+        one = f"where just one is, it is the chosen one in {_share(found['agreement'])} of {found['one_right']} pairs"
     return [
         f"By the task's grader {found['chosen_right']} of {pairs} chosen and {found['rejected_right']} of {pairs} "
-        f"rejected answers are right; where just one is, it is the chosen one in {_share(found['agreement'])} of "
-        f"{found['one_right']} pairs."
+        f"rejected answers are right; {one}."
     ]
 
 
