@@ -9,6 +9,7 @@ was killed and goes on draws what the uninterrupted run would have drawn.
 import time
 from collections.abc import Iterator, Sequence
 from textwrap import shorten
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ class HfEngine:
         device: `cpu`, `cuda`, …; None takes the GPU where there is one.
         max_rows: samples decoded together.
         max_positions: bound on rows × positions of one batch (memory of keys and values).
+        loaded: the model's weights and encoder, where they are there already: what is trained is drawn from.
 
     Raises:
         UserError: the model cannot be loaded, or the device does not exist.
@@ -58,30 +60,29 @@ class HfEngine:
         device: str | None = None,
         max_rows: int = 128,
         max_positions: int = 131_072,
+        loaded: tuple[Any, Encoder] | None = None,
     ) -> None:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _check_device(self.device)
-        loaded = load_weights(model, dtype, self.device)
-        soft = is_soft_prompt(loaded)
-        self.weights = loaded.get_base_model() if soft else loaded
+        weights = load_weights(model, dtype, self.device) if loaded is None else loaded[0]
+        soft = is_soft_prompt(weights)
+        self.weights = weights.get_base_model() if soft else weights
         self.labels = labels_of(self.weights)
         with without_head(self.weights):  # a head's few scores may be too close together to tell anything
             use_grouped_attention(self.weights)
-        self._shape = shape_of(loaded)
+        self._shape = shape_of(weights)
         self.soft: Cache | None = None  # keys and values of virtual tokens, which stand before every prompt
         if soft:
             with torch.inference_mode():
-                self.soft = keys_of_adapter(loaded)
+                self.soft = keys_of_adapter(weights)
         self.virtual = self.soft.get_seq_length() if self.soft is not None else 0
-        self.encoder = Encoder(load_tokenizer(model))
+        self.encoder = Encoder(load_tokenizer(model)) if loaded is None else loaded[1]
         self.max_rows, self.max_positions = max_rows, max_positions
         self._context = context_of(self.weights) - self.virtual
         self._version = (
             f"hf transformers-{transformers.__version__} torch-{torch.__version__} {dtype} {self.device}"
         )
-        ends = self.weights.generation_config.eos_token_id
-        listed = ends if isinstance(ends, list) else [ends]
-        self._ends = {i for i in [*listed, self.encoder.tokenizer.eos_token_id] if i is not None}
+        self._ends = end_tokens(self.weights, self.encoder)
 
     @property
     def version(self) -> str:
@@ -121,12 +122,24 @@ class HfEngine:
                 yield [(request.id, failed(i, len(prompt), problem)) for i in request.indices]
                 continue
             rows.extend(Row(request, index, prompt) for index in request.indices)
-        rows.sort(key=lambda row: (-len(row.prompt), row.request.id, row.index))
+        for batch in self._batches(rows, sampling):
+            yield self._decode(batch, sampling)
+
+    @torch.inference_mode()
+    def complete(self, rows: Sequence[Row], sampling: Sampling) -> None:
+        """Draw the tokens of rows whose prompts fit, each as `sample` draws them."""
+        self._check_generates()
+        for batch in self._batches(rows, sampling):
+            for _ in self._steps(batch, sampling):
+                pass
+
+    def _batches(self, rows: Sequence[Row], sampling: Sampling) -> Iterator[list[Row]]:
+        rows = sorted(rows, key=lambda row: (-len(row.prompt), row.request.id, row.index))
         while rows:
             longest = len(rows[0].prompt) + min(sampling.max_tokens, self.context - len(rows[0].prompt))
             count = max(1, min(self.max_rows, self.max_positions // longest))
-            batch, rows = rows[:count], rows[count:]
-            yield self._decode(batch, sampling)
+            yield rows[:count]
+            rows = rows[count:]
 
     @torch.inference_mode()
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
@@ -254,6 +267,13 @@ class HfEngine:
             sums = (states * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp_min(1)
             vectors[chosen] = sums.cpu().numpy()
         return vectors
+
+
+def end_tokens(weights: Any, encoder: Encoder) -> set[int]:
+    """Tokens that end an answer: those of the model's generation settings, and the tokenizer's."""
+    ends = weights.generation_config.eos_token_id
+    listed = ends if isinstance(ends, list) else [ends]
+    return {i for i in [*listed, encoder.tokenizer.eos_token_id] if i is not None}
 
 
 def _check_device(device: str) -> None:

@@ -37,7 +37,7 @@ class Group:
     prompt: list[int]
     answers: list[list[int]]
     rewards: list[float]
-    drawn: list[list[float]] | None = None
+    drawn: list[list[float | None]] | None = None
     own: list[list[float]] | None = None
 
 
@@ -184,7 +184,8 @@ def _handed(kind: type, loss: GroupLoss) -> type:
 
         def _calculate_rewards(self, inputs: Any, *_: Any) -> torch.Tensor:
             # TRL's own would add up what every process has, and each has all groups already.
-            return torch.tensor([[row["reward"]] for row in inputs], device=self.accelerator.device)
+            rewards = [[row["reward"]] for row in inputs]
+            return torch.tensor(rewards, dtype=torch.float32, device=self.accelerator.device)
 
     return Handed
 

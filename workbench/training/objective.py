@@ -32,6 +32,7 @@ class Objective(torch.nn.Module):
         packs: whether rows are one sequence (`engines/packing.py`); they are padded where the architecture's own
             attention was kept, because it takes no mask of a tree.
         whole: the loss is not a sum over items, so that a batch must not be cut into parts.
+        note: shown beside the progress bar.
         told: sums of what the passes had to tell, by name: (sum, weight). The loop writes means into the metrics.
 
     Raises:
@@ -39,6 +40,7 @@ class Objective(torch.nn.Module):
     """
 
     whole = False
+    note = ""
 
     def __init__(self, weights: Any) -> None:
         super().__init__()

@@ -47,7 +47,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Show how far it is, and note what was halved."""
-        self.bar.show(state.global_step, state.max_steps)
+        self.bar.show(state.global_step, state.max_steps, self.trainer.model_unwrapped.note)
         for micro_batch in self.trainer.halvings:
             self.run.log(event="halved", step=state.global_step, micro_batch=micro_batch)
         self.trainer.halvings.clear()
