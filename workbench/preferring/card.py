@@ -127,14 +127,19 @@ def _position(told: Mapping[str, Any]) -> list[str]:
     if "position" not in told:
         return []
     found = told["position"]
-    first = f"{_share(found['first_preferred'])}"
+    first = _share(found["first_preferred"])
     if told["source"] == "votes":
         return [f"The left answer was preferred in {first} of {found['pairs']} votes for a side."]
-    return [
+    lines = [
         f"Position bias over {found['pairs']} pairs, both orders: the verdict turns with the order in "
         f"{_share(found['flips'])}; the first place is preferred in {first} of verdicts, with a mean probability "
         f"of {_share(found['mean_first'])}."
     ]
+    if found["flips"]["value"] > 0.5:
+        lines.append(
+            "This judge follows the place more than the answers: its pairs are worth little. Take another."
+        )
+    return lines
 
 
 def _graded(told: Mapping[str, Any]) -> list[str]:
@@ -143,7 +148,8 @@ def _graded(told: Mapping[str, Any]) -> list[str]:
     found, pairs = told["graded"], told["pairs"]
     one = "there is no pair with just one right answer"
     if found["one_right"]:
-        one = f"where just one is, it is the chosen one in {_share(found['agreement'])} of {found['one_right']} pairs"
+        share = _share(found["agreement"])
+        one = f"where just one is, it is the chosen one in {share} of {found['one_right']} pairs"
     return [
         f"By the task's grader {found['chosen_right']} of {pairs} chosen and {found['rejected_right']} of {pairs} "
         f"rejected answers are right; {one}."
