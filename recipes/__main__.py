@@ -26,10 +26,13 @@ RECIPES = {
     "head": ("recipes.head", "a classification head: alone, or with all weights behind it"),
     "self_improve": ("recipes.self_improve", "a model learns the answers that it agrees on (LMSI), in rounds"),
     "dpo": ("recipes.dpo", "learn from pairs of a better and a worse answer: DPO, IPO, KTO and their kin"),
+    "grpo": ("recipes.grpo", "learn from the grades of a model's own answers, and measure it"),
     "preferences": (
         "recipes.preferences",
         "pairs from a verifier, a judge, a constitution, votes, files",
     ),
+    "reward_model": ("recipes.reward_model", "learn from pairs which answer is better; measured on held-out ones"),
+    "best_of_n": ("recipes.best_of_n", "a reward model chooses among n samples; beside it chance and a vote"),
     "sweep": ("recipes.sweep", "a tuning method at several learning rates and ranks, judged on dev"),
     "preview": ("recipes.preview", "training examples as the model sees them, with what is learned"),
     "quantization": ("recipes.quantization", "memory and perplexity of a model in bfloat16, int8, NF4 and int4"),

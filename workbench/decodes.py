@@ -87,6 +87,21 @@ class Majority(Sample):
     n: int = 16
 
 
+@dataclass(frozen=True)
+class BestOfN(Sample):
+    """Best of n (Cobbe et al. 2021, arXiv 2110.14168, §4): of n samples the one that a reward model likes best.
+
+    Of equal rewards the earlier sample wins. A sample that was cut off cannot be chosen; one without a parsable
+    answer can, and is then not right.
+
+    Attributes:
+        scorer: the folder of a reward model, as `workbench reward_model` makes it.
+    """
+
+    n: int = 16
+    scorer: str = ""
+
+
 CONTENT_FREE = ("N/A", "[MASK]", "")  # the inputs that Zhao et al. average over
 
 
@@ -104,4 +119,4 @@ class LabelLikelihood:
     content_free: tuple[str, ...] = ()
 
 
-Decode = Greedy | Sample | Majority | LabelLikelihood
+Decode = Greedy | Sample | Majority | BestOfN | LabelLikelihood

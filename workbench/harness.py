@@ -4,19 +4,30 @@ Generation and grading are separate: completions come from the store or the engi
 time, so a better grader regrades what is stored. This is the only file that opens a task's test split.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from workbench.decodes import Decode, LabelLikelihood, Majority, Sample
+from workbench.decodes import BestOfN, Decode, LabelLikelihood, Majority, Sample
 from workbench.decoding.ask import completions, room_needed, samples
+from workbench.decoding.best_of_n import Scorer, best, reward, rewards
 from workbench.decoding.labels import check_labels, content_free_requests, most_likely
 from workbench.decoding.vote import majority
 from workbench.engines.base import Engine
 from workbench.errors import UserError, check_range
 from workbench.exemplars import choose_fitting, dropped_note
 from workbench.identity import short_hash, system_hash
-from workbench.metrics import Graded, against_one_sample, class_metrics, cost_to_use, curves, score_interval
+from workbench.metrics import (
+    Graded,
+    against_one_sample,
+    best_of_n_curve_metrics,
+    class_metrics,
+    cost_to_use,
+    curves,
+    score_interval,
+    with_scoring,
+)
 from workbench.prompts import render
 from workbench.store import Store
 from workbench.tasks.base import Task, open_test
@@ -60,6 +71,7 @@ def evaluate(
     questions: int | None = None,
     cost_to_make: CostToMake | None = None,
     progress: Progress = lambda done, total: None,
+    scorer: Scorer | None = None,
 ) -> Result:
     """Measure a System on a split of a task.
 
@@ -72,20 +84,27 @@ def evaluate(
         questions: how many, from the split's beginning; None is all.
         cost_to_make: what making the System cost, to go with the result.
         progress: called with (done, total) as completions come.
+        scorer: the reward model that a decode of the kind `BestOfN` names, ready.
 
     Raises:
         UserError: the System cannot be asked, or every request failed.
     """
+    if isinstance(system.decode, BestOfN) and scorer is None:
+        raise UserError("Best of n is not measured here: `workbench best_of_n` and `workbench evaluate` do.")
     asked, dropped = _asked(system, task, questions_of(task, split, questions), engine)
     distinct = {request.id: request for one in asked for request in (one.request, *one.content_free)}
     # In one call, because an engine shares the prefixes of what it gets together.
     drawn = completions(system, list(distinct.values()), task.labels, engine, store, progress)
     written = not isinstance(system.decode, LabelLikelihood)  # else there is no text to grade, only scores
     graded = [[_graded(task, one.example, c) for c in drawn[one.request.id] if written] for one in asked]
+    rated: Mapping[str, Sequence[Completion | None]] = {}
+    if isinstance(system.decode, BestOfN) and scorer is not None:
+        rated = rewards(system.decode, [one.request for one in asked], drawn, scorer, store, progress)
     outcomes = [
-        _outcome(system.decode, task, one, grades, drawn) for one, grades in zip(asked, graded, strict=True)
+        _outcome(system.decode, task, one, grades, drawn, rated) for one, grades in zip(asked, graded, strict=True)
     ]
-    failed = [c for texts in drawn.values() for c in texts if c.finish is Finish.ERROR]
+    scored = [c for row in rated.values() for c in row if c is not None]
+    failed = [c for c in (*(c for texts in drawn.values() for c in texts), *scored) if c.finish is Finish.ERROR]
     if all(outcome.score is None for outcome in outcomes):
         first = f"The first: {failed[0].error}" if failed else "The scores that came are no numbers"
         raise UserError(f"No question was answered: {len(failed)} requests failed. {first}.")
@@ -100,6 +119,11 @@ def evaluate(
     metrics = class_metrics(outcomes, task.labels) if task.labels else {}
     if isinstance(system.decode, Sample) and system.decode.n > 1:
         metrics |= curves(graded, system.decode.n)
+    if isinstance(system.decode, BestOfN):
+        values = [[reward(c) for c in rated[one.request.id]] for one in asked]
+        against, sentence = best_of_n_curve_metrics(graded, values, system.decode.n)
+        metrics |= against
+        notes += [sentence] if sentence else []
     if isinstance(system.decode, Majority):
         against, sentence = against_one_sample(graded, outcomes)
         metrics |= against
@@ -107,6 +131,14 @@ def evaluate(
     counts = Counter(outcome.status for outcome in outcomes)
     answered = [one for one, outcome in zip(asked, outcomes, strict=True) if outcome.score is not None]
     shared = dict.fromkeys(request.id for one in answered for request in one.content_free)
+    use = cost_to_use(
+        engine.shape,
+        [drawn[one.request.id] for one in answered],
+        [drawn[id] for id in shared],
+        samples(system.decode),
+    )
+    if scorer is not None and rated:
+        use = with_scoring(use, scorer.shape, [rated[one.request.id] for one in answered])
     return Result(
         system=system_hash(system),
         task=task.name,
@@ -116,12 +148,7 @@ def evaluate(
         outcomes=tuple(outcomes),
         counts=tuple((status.value, counts[status]) for status in Status),
         cost_to_make=cost_to_make or CostToMake(),
-        cost_to_use=cost_to_use(
-            engine.shape,
-            [drawn[one.request.id] for one in answered],
-            [drawn[id] for id in shared],
-            samples(system.decode),
-        ),
+        cost_to_use=use,
         metrics=tuple(metrics.items()),
         notes=tuple(notes),
     )
@@ -183,6 +210,7 @@ def _outcome(
     asked: _Asked,
     graded: Sequence[Graded],
     drawn: Mapping[str, Sequence[Completion]],
+    rated: Mapping[str, Sequence[Completion | None]],
 ) -> Outcome:
     example, found = asked.example, drawn[asked.request.id]
     error = Outcome(example.id, Status.ERROR, None, None, example.target, samples=0)
@@ -198,6 +226,8 @@ def _outcome(
         return error
     if isinstance(decode, Majority):
         return _voted(example, answered)
+    if isinstance(decode, BestOfN):
+        return _best(example, graded, found, rated[asked.request.id], error)
     scores = [status is Status.CORRECT for (status, _), _ in answered]
     (status, answer), first = answered[0]
     if len(answered) > 1:
@@ -207,12 +237,37 @@ def _outcome(
     )
 
 
+def _best(
+    example: Example,
+    graded: Sequence[Graded],
+    found: Sequence[Completion],
+    rated: Sequence[Completion | None],
+    error: Outcome,
+) -> Outcome:
+    """The outcome of the sample with the highest reward; an error where a sample could not be scored."""
+    if any(math.isnan(reward(one)) for one in rated):
+        return error
+    answered = [(g, c) for g, c in zip(graded, found, strict=True) if g[0] is not Status.ERROR]
+    place = best(rated)
+    if place is None:
+        return _nobody(example, answered)
+    (status, answer), text = graded[place], found[place].text
+    return Outcome(
+        example.id, status, float(status is Status.CORRECT), answer, example.target, len(answered), text
+    )
+
+
+def _nobody(example: Example, answered: Sequence[tuple[Graded, Completion]]) -> Outcome:
+    """The outcome where no sample can be the answer: the status of most of them tells why."""
+    status = Counter(s for (s, _), _ in answered).most_common(1)[0][0]
+    score = float(status is Status.CORRECT)
+    return Outcome(example.id, status, score, None, example.target, len(answered), answered[0][1].text)
+
+
 def _voted(example: Example, answered: Sequence[tuple[Graded, Completion]]) -> Outcome:
     winner = majority(example.id, [answer for (_, answer), _ in answered])
-    if winner is None:  # nobody had a voice: the status of most samples tells why
-        status = Counter(s for (s, _), _ in answered).most_common(1)[0][0]
-        text = answered[0][1].text
-    else:
-        status, text = next((s, c.text) for (s, answer), c in answered if answer == winner)
+    if winner is None:
+        return _nobody(example, answered)
+    status, text = next((s, c.text) for (s, answer), c in answered if answer == winner)
     score = float(status is Status.CORRECT)
     return Outcome(example.id, status, score, winner, example.target, len(answered), text)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from workbench.decodes import Greedy, LabelLikelihood, Majority, Sample, Sampling
+from workbench.decodes import BestOfN, Greedy, LabelLikelihood, Majority, Sample, Sampling
 from workbench.errors import UserError
 from workbench.types import (
     Completion,
@@ -95,7 +95,8 @@ def from_json(data: Any) -> Any:
 _TYPES: dict[str, Any] = {
     cls.__name__: cls
     for cls in (
-        Model, Message, Example, Shots, Prompt, Sampling, Greedy, Sample, Majority, LabelLikelihood, System,
+        Model, Message, Example, Shots, Prompt, Sampling, Greedy, Sample, Majority, BestOfN,
+        LabelLikelihood, System,
         Request, Completion, Outcome, Interval, CostToMake, CostToUse, Result,
     )
 }  # fmt: skip
@@ -127,6 +128,8 @@ def system_hash(system: System) -> str:
     """The System's name everywhere. Equal content gives an equal hash, wherever its folders lie."""
     content = to_json(system, defaults=False)
     content["model"] = model_identity(system.model)
+    if isinstance(system.decode, BestOfN) and Path(system.decode.scorer).is_dir():
+        content["decode"]["scorer"] = folder_hash(system.decode.scorer)
     shots = system.prompt.shots
     if shots is not None and shots.encoder is not None and Path(shots.encoder).is_dir():
         # A sentence encoder's parts lie in the folder itself and in folders of their own.

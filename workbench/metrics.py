@@ -2,12 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from workbench.cost import ModelShape, inference_flops
 from workbench.stats import (
+    best_of_n_curve,
     bootstrap_interval,
+    holm,
     macro_f1_interval,
     majority_curve,
     paired_bootstrap,
@@ -50,34 +53,100 @@ def curves(graded: Sequence[Sequence[Graded]], n: int) -> dict[str, float]:
         graded: the samples of each question.
         n: samples that were asked for.
     """
-    right, votes, targets = [], [], []
-    for samples in graded:
-        if len(samples) < n or any(status is Status.ERROR for status, _ in samples):
-            continue
-        # Answers as small numbers; the right one is 0, a sample without a voice -1.
-        others: dict[str, int] = {}
-        row = [
-            0 if s is Status.CORRECT else -1 if a is None else others.setdefault(a, len(others) + 1)
-            for s, a in samples
-        ]
-        votes.append(row)
-        right.append(row.count(0))
-        targets.append(0)
+    votes = [_votes(samples) for samples in graded if _whole_pool(samples, n)]
     if not votes:
         return {}
-    ks = [2**i for i in range(n.bit_length()) if 2**i <= n]
-    ks += [n] if ks[-1] != n else []
+    ks = _powers(n)
+    right = [row.count(0) for row in votes]
     passes_QK = pass_at_k(n, np.array(right)[:, None], np.array(ks)[None, :])
-    agreed_QK = majority_curve(np.array(votes), np.array(targets), ks)
+    agreed_QK = majority_curve(np.array(votes), np.zeros(len(votes)), ks)
+    return _curve("pass", ks, passes_QK) | _curve("majority", ks, agreed_QK)
+
+
+def best_of_n_curve_metrics(
+    graded: Sequence[Sequence[Graded]], rewards: Sequence[Sequence[float]], n: int
+) -> tuple[dict[str, float], str]:
+    """Best of k with its intervals for k = 1, 2, 4, … n; at n against a random sample and the majority.
+
+    Over the questions with all n samples and a reward for each that can be chosen; both tests are paired
+    bootstraps over questions, their p-values Holm's over the two.
+
+    Args:
+        graded: the samples of each question.
+        rewards: of each sample; −∞ where it cannot be chosen, NaN where it could not be scored.
+        n: samples that were asked for.
+
+    Gives:
+        metrics, and a sentence; nothing where no question is whole.
+    """
+    whole = [
+        (samples, row)
+        for samples, row in zip(graded, rewards, strict=True)
+        if _whole_pool(samples, n) and not np.isnan(row).any()
+    ]
+    if not whole:
+        return {}, ""
+    ks = _powers(n)
+    votes = np.array([_votes(samples) for samples, _ in whole])
+    best_QK = best_of_n_curve(np.array([row for _, row in whole]), votes == 0, ks)
+    metrics, tests = _curve("best_of", ks, best_QK), {}
+    against = {
+        "random": (votes == 0).mean(axis=1),
+        "majority": majority_curve(votes, np.zeros(len(votes)), [n])[:, 0],
+    }
+    for name, scores in against.items():
+        tests[name] = paired_bootstrap(best_QK[:, -1], scores)
+    single = bootstrap_interval(against["random"].tolist())
+    metrics |= {"one_sample": single.value, "one_sample_low": single.low, "one_sample_high": single.high}
+    adjusted = holm([test.p_value for test in tests.values()])
+    words = []
+    for (name, test), p in zip(tests.items(), adjusted, strict=True):
+        d = test.difference
+        metrics |= {
+            f"best_over_{name}": d.value,
+            f"best_over_{name}_low": d.low,
+            f"best_over_{name}_high": d.high,
+            f"best_over_{name}_p": p,
+        }
+        words.append(
+            f"{100 * d.value:+.1f} points ({100 * d.low:+.1f} to {100 * d.high:+.1f}, p = {p:.2g}) against "
+            f"{'a random sample' if name == 'random' else f'the majority of {n}'}"
+        )
+    return metrics, (
+        f"Best of {n} on {len(whole)} questions: {'; '.join(words)} (paired bootstrap, Holm's correction over "
+        "both)."
+    )
+
+
+def _whole_pool(samples: Sequence[Graded], n: int) -> bool:
+    return len(samples) == n and all(status is not Status.ERROR for status, _ in samples)
+
+
+def _votes(samples: Sequence[Graded]) -> list[int]:
+    """Answers as small numbers; the right one is 0, a sample without a voice -1."""
+    others: dict[str, int] = {}
+    return [
+        0 if s is Status.CORRECT else -1 if a is None else others.setdefault(a, len(others) + 1)
+        for s, a in samples
+    ]
+
+
+def _powers(n: int) -> list[int]:
+    """1, 2, 4, … and n."""
+    ks = [2**i for i in range(n.bit_length()) if 2**i <= n]
+    return ks + ([n] if ks[-1] != n else [])
+
+
+def _curve(name: str, ks: Sequence[int], scores_QK: Any) -> dict[str, float]:
+    """Means over questions with their intervals, as name@k."""
     metrics: dict[str, float] = {}
-    for name, scores_QK in (("pass", passes_QK), ("majority", agreed_QK)):
-        for k, scores in zip(ks, scores_QK.T, strict=True):
-            interval = bootstrap_interval(scores.tolist())
-            metrics |= {
-                f"{name}@{k}": float(scores.mean()),
-                f"{name}@{k}_low": interval.low,
-                f"{name}@{k}_high": interval.high,
-            }
+    for k, scores in zip(ks, scores_QK.T, strict=True):
+        interval = bootstrap_interval(scores.tolist())
+        metrics |= {
+            f"{name}@{k}": float(scores.mean()),
+            f"{name}@{k}_low": interval.low,
+            f"{name}@{k}_high": interval.high,
+        }
     return metrics
 
 
@@ -147,6 +216,39 @@ def cost_to_use(
         flops += each * inference_flops(shape, more_prompt, more_completion)
     return CostToUse(
         prompt + each * more_prompt, completion + each * more_completion, flops, seconds + each * more_seconds
+    )
+
+
+def with_scoring(
+    cost: CostToUse, shape: ModelShape | None, rated: Sequence[Sequence[Completion | None]]
+) -> CostToUse:
+    """The cost with what a reward model adds, which reads a question's prompt once and each distinct answer.
+
+    Args:
+        cost: of drawing the answers.
+        shape: the reward model's, or None.
+        rated: the rewards of each question that was answered; equal answers have one and the same.
+    """
+    read = [list({id(c): c for c in row if c is not None}.values()) for row in rated]
+    prompts = [max((c.prompt_tokens for c in row), default=0) for row in read]
+    texts = [sum(c.completion_tokens for c in row) for row in read]
+    count = max(1, len(read))
+    flops = None
+    if shape is not None and cost.flops is not None:
+        flops = (
+            cost.flops
+            + sum(
+                inference_flops(shape, prompt, text / len(row), len(row))
+                for row, prompt, text in zip(read, prompts, texts, strict=True)
+                if row
+            )
+            / count
+        )
+    return CostToUse(
+        cost.prompt_tokens + (sum(prompts) + sum(texts)) / count,
+        cost.completion_tokens,
+        flops,
+        cost.seconds + sum(c.seconds for row in read for c in row) / count,
     )
 
 

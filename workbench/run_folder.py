@@ -179,7 +179,7 @@ def folder_lock(path: Path, timeout: float) -> Any:
 
 
 def map_model_paths(data: Any, change: Any) -> Any:
-    """JSON of a System with every model's `base` and `adapter` passed through `change`."""
+    """JSON of a System with each model's `base` and `adapter` and a decode's `scorer` passed through `change`."""
     if isinstance(data, list):
         return [map_model_paths(item, change) for item in data]
     if not isinstance(data, dict):
@@ -187,4 +187,6 @@ def map_model_paths(data: Any, change: Any) -> Any:
     data = {key: map_model_paths(value, change) for key, value in data.items()}
     if data.get("type") == "Model":
         data |= {key: change(data[key]) for key in ("base", "adapter") if isinstance(data.get(key), str)}
+    if data.get("type") == "BestOfN" and data.get("scorer"):
+        data["scorer"] = change(data["scorer"])
     return data

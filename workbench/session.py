@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from workbench.command import Flat
-from workbench.decodes import Decode, Greedy, LabelLikelihood, Sample
+from workbench.decodes import BestOfN, Decode, Greedy, LabelLikelihood, Sample
 from workbench.drawing import Drawer
 from workbench.engines import EngineConfig
 from workbench.engines.base import Engine
@@ -72,7 +72,7 @@ class Setup:
 
 # What says where and how a run works, but not what it computes: the run's id does not depend on it.
 _NOT_CONTENT = {
-    "runs", "name", "overwrite", "quiet", "endpoint", "estimate_only", "forgetting",
+    "runs", "name", "overwrite", "quiet", "endpoint", "scorer_endpoint", "estimate_only", "forgetting",
     "tensorboard", "micro_batch", "save_every",
 }  # fmt: skip
 
@@ -135,8 +135,13 @@ class Session:
         """Measure a System on the setup's split, with a progress bar."""
         from workbench.harness import evaluate
 
+        scorer = None
+        if isinstance(system.decode, BestOfN):
+            from workbench.engines.scorer import open_scorer
+
+            scorer = open_scorer(system.decode.scorer, self.setup.engine, self.close_engine)
         with Bar(label or "questions", quiet=self.setup.quiet) as bar:
-            return evaluate(
+            result = evaluate(
                 system,
                 self.task,
                 self.engine(system.model),
@@ -145,7 +150,11 @@ class Session:
                 questions=self.setup.questions,
                 cost_to_make=cost_to_make,
                 progress=bar.show,
+                scorer=scorer,
             )
+        if scorer is not None:
+            scorer.close()
+        return result
 
     def report(self, system: System, cost_to_make: CostToMake | None = None) -> Result:
         """Measure one System, and tell the result."""

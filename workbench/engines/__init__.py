@@ -24,6 +24,8 @@ class EngineConfig:
             does not tell its dtype, quantization or mode: when these change under the same name, use another
             folder of runs, or stored answers are taken for its own.
         served_name: of the vllm engine: the name the server knows the model by, if it is another.
+        scorer_endpoint: of best-of-n: base addresses of vLLM servers that serve the reward model's folder, in
+            place of loading it here.
     """
 
     engine: Literal["hf", "vllm", "fake"] = "hf"
@@ -31,6 +33,7 @@ class EngineConfig:
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
     endpoint: tuple[str, ...] = ()
     served_name: str | None = None
+    scorer_endpoint: tuple[str, ...] = ()
 
 
 def open_engine(model: Model, config: EngineConfig) -> Engine:

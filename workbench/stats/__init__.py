@@ -4,6 +4,7 @@ Everything random takes a seed and gives the same numbers for it. An empty input
 says: an interval of [0, 1], a p-value of 1.
 """
 
+from workbench.stats.best_of_n import best_of_n_at_k, best_of_n_curve
 from workbench.stats.calibration import (
     Bin,
     calibration_gap,
@@ -32,6 +33,8 @@ __all__ = [
     "CoverageFit",
     "PairedDifference",
     "Spread",
+    "best_of_n_at_k",
+    "best_of_n_curve",
     "best_of_n_kl_bound",
     "bootstrap_interval",
     "calibrated",

@@ -1,0 +1,121 @@
+"""A reward model on pairs that it has not learned: how often it is right, how sure it is, and by how much.
+
+Intervals are over prompts, because the pairs of one prompt are not independent.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from workbench.decoding.best_of_n import Scorer, reward
+from workbench.errors import UserError
+from workbench.identity import from_json, to_json
+from workbench.preferring.bias import length_bias, share
+from workbench.preferring.pairs import Pair
+from workbench.report import percent, span
+from workbench.stats import expected_calibration_error, ratio_interval, reliability
+from workbench.types import Interval, Request, text_hash
+
+
+def split(pairs: Sequence[Pair], held_out: float) -> tuple[list[Pair], list[Pair]]:
+    """(to learn from, held out): all pairs of a prompt on one side, which one the hash of its group says.
+
+    Raises:
+        UserError: the pairs are of one prompt only.
+    """
+    groups = sorted({pair.group for pair in pairs}, key=text_hash)
+    if len(groups) < 2:
+        raise UserError("The pairs are of one prompt, so that none can be held out: a reward model needs several.")
+    count = min(len(groups) - 1, max(1, round(held_out * len(groups))))
+    held = set(groups[:count])
+    return [p for p in pairs if p.group not in held], [p for p in pairs if p.group in held]
+
+
+def judged(pairs: Sequence[Pair], scorer: Scorer) -> dict[str, Any]:
+    """What a reward model makes of pairs.
+
+    Gives:
+        pairs, prompts: that were scored.
+        left_out: pairs of which an answer could not be scored.
+        accuracy: share of pairs whose chosen answer has the higher reward; equal rewards are one half.
+        margin: mean of the chosen answer's reward minus the rejected one's.
+        reward: the lowest, the mean and the highest.
+        sure: σ(|margin|) of each pair, the probability that the model gives its own verdict.
+        right: of each pair whether the verdict is right.
+        groups: of each pair.
+        ece, gap, bins: whether that probability can be believed; `gap` is its mean minus the accuracy.
+        longer: share of the pairs of different lengths whose chosen answer is the longer one: what length alone
+            would have right.
+
+    Raises:
+        UserError: no pair could be scored.
+    """
+    asked = {(p.group, text): Request(p.group, p.prompt, style=p.style) for p in pairs for text in _both(p)}
+    order = list(asked)
+    rewards: dict[tuple[str, str], float] = {}
+    problem = "there is no pair"
+    for batch in scorer.rewards([(asked[name], name[1]) for name in order]):
+        for place, completion in batch:
+            rewards[order[place]] = reward(completion)
+            problem = completion.error or problem
+    scored = [p for p in pairs if all(math.isfinite(rewards[p.group, text]) for text in _both(p))]
+    if not scored:
+        raise UserError(f"No held-out pair could be scored: {problem}.")
+    margins = [rewards[p.group, p.chosen] - rewards[p.group, p.rejected] for p in scored]
+    groups = [p.group for p in scored]
+    hits = [0.5 if m == 0 else float(m > 0) for m in margins]
+    sure = [1 / (1 + math.exp(-abs(m))) for m in margins]
+    right = [m > 0 for m in margins]
+    bins = reliability(sure, right)
+    values = [r for r in rewards.values() if math.isfinite(r)]
+    return {
+        "pairs": len(scored),
+        "prompts": len(set(groups)),
+        "left_out": len(pairs) - len(scored),
+        "accuracy": to_json(share(hits, groups)),
+        "margin": to_json(_mean(margins, groups)),
+        "reward": {"lowest": min(values), "mean": sum(values) / len(values), "highest": max(values)},
+        "ece": expected_calibration_error(bins),
+        "gap": to_json(_mean([c - h for c, h in zip(sure, hits, strict=True)], groups)),
+        "longer": length_bias(scored)["chosen_longer"],
+        "bins": [{**vars(b), "accuracy": to_json(b.accuracy)} for b in bins],
+        "sure": sure,
+        "right": right,
+        "groups": groups,
+    }
+
+
+def in_words(told: Mapping[str, Any]) -> str:
+    """A few lines for the terminal and the card."""
+    accuracy, margin, gap = (_interval(told[name]) for name in ("accuracy", "margin", "gap"))
+    longer, ranges = _interval(told["longer"]), told["reward"]
+    left = f", {told['left_out']} left out as too long" if told["left_out"] else ""
+    return (
+        f"Held-out pairs: {told['pairs']} of {told['prompts']} prompts ({told['source']}){left}.\n"
+        f"Accuracy {percent(accuracy.value)} (95 % interval over prompts {span(accuracy)}); taking the longer "
+        f"answer would have {percent(longer.value)} ({span(longer)}).\n"
+        f"Mean margin {margin.value:.3f} ({margin.low:.3f} to {margin.high:.3f}); rewards {ranges['lowest']:.2f} "
+        f"to {ranges['highest']:.2f}, mean {ranges['mean']:.2f}.\n"
+        f"Calibration of σ(|margin|): mean minus accuracy {gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}), "
+        f"expected calibration error {told['ece']:.3f}."
+    )
+
+
+def _both(pair: Pair) -> tuple[str, str]:
+    return pair.chosen, pair.rejected
+
+
+def _mean(values: Sequence[float], groups: Sequence[str]) -> Interval:
+    """Mean over pairs, its interval over prompts."""
+    sums: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    for value, group in zip(values, groups, strict=True):
+        sums[group] = sums.get(group, 0.0) + value
+        sizes[group] = sizes.get(group, 0) + 1
+    return ratio_interval(list(sums.values()), [sizes[group] for group in sums])
+
+
+def _interval(data: Any) -> Interval:
+    found = from_json(data)
+    assert isinstance(found, Interval)
+    return found
