@@ -1,0 +1,67 @@
+"""The card of a data set that Self-Instruct made: what made it, what was left out, and what it is not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.hub import join_card
+
+
+def card(found: Mapping[str, Any], run: str) -> str:
+    """Markdown with the front matter that the Hub reads.
+
+    Args:
+        found: what self_instruct.json holds.
+        run: the run's id.
+    """
+    teacher, settings = found["teacher"], found["settings"]
+    named = " with ".join(str(teacher[key]).rsplit("/", 1)[-1] for key in ("base", "adapter") if teacher.get(key))
+    matter = {"tags": ["synthetic", "self-instruct"], "task_categories": ["text-generation"]}
+    similarity = found["largest_rouge_l"]
+    text = f"""
+# {found["examples"]:,} examples that {named} wrote
+
+Made by Self-Instruct (Wang et al. 2022, arXiv 2212.10560) in the run `{run}` of the LLM workbench. `{named}` was
+shown instructions and wrote others, from {found["seeds"]["tasks"]} seed tasks that people wrote
+(`{found["seeds"]["file"]}`), which are not in the data; it then wrote inputs and answers itself. No person and no
+other model has checked them.
+
+## Format
+
+`data.jsonl`, a line an example: `prompt` (the instruction, and behind an empty line its input), `completion`,
+`id`, and `source`: round, request, the instructions that were shown, and the ROUGE-L to the nearest of the pool.
+`instructions.jsonl` has every instruction and instance that was written, kept or not, with the reason.
+
+## What was kept
+
+{found["kept"]:,} of {found["instructions"]:,} instructions, {found["with_instances"]:,} of them with instances;
+{found["kept_instances"]:,} of {found["instances"]:,} instances. It ended because {found["stopped"]}.
+The largest ROUGE-L between two kept instructions is {"–" if similarity is None else f"{similarity:.3f}"}; above
+0.7 the later one is left out.
+
+| instructions left out | |
+| --- | --- |
+{_table(found["reasons"])}
+
+| instances left out | |
+| --- | --- |
+{_table(found["instance_reasons"])}
+
+Of the kept instructions the teacher called {found["classification"]:,} classification and {found["other"]:,} not,
+and did not say of {found["undecided"]:,}; of {found["without_answer"]:,} it wrote no instance that could be read.
+
+## Settings
+
+Temperature {settings["temperature"]:g} and top p {settings["top_p"]:g} for instructions, greedy for the rest;
+{settings["requests"]} requests a round; {found["tokens"]:,} tokens of prompts and completions in all.
+
+## Limits
+
+What the teacher gets wrong is in it: answers may be false, inputs may not fit their instruction, and what the
+teacher prefers is over-represented. The filters look at form, not at truth. The teacher's licence and terms hold
+for what it wrote.
+"""
+    return join_card(matter, text)
+
+
+def _table(reasons: Mapping[str, int]) -> str:
+    return "\n".join(f"| {reason} | {count:,} |" for reason, count in reasons.items()) or "| none | 0 |"
