@@ -42,9 +42,9 @@ def solutions(quick: bool = False) -> list[Row]:
 
 
 def _row(name: str, what: str, precision: str, updates: int, floor: float) -> Row:
-    _task(name)  # Skip where the data are not at hand
+    data(name)  # Skip where the data are not at hand
     sides = ("workbench", "trl", "workbench")
-    ours, theirs, again = (_in_a_process(side, name, precision, updates) for side in sides)
+    ours, theirs, again = (in_a_process("training", side, name, precision, updates) for side in sides)
     slow = statistics.median(theirs["seconds"])
     fast = max(statistics.median(side["seconds"]) for side in (ours, again))
     apart = max(abs(a - b) / b for a, b in zip(ours["losses"], theirs["losses"], strict=True))
@@ -60,17 +60,25 @@ def _row(name: str, what: str, precision: str, updates: int, floor: float) -> Ro
     )
 
 
-def _task(name: str) -> Task:
+def data(name: str) -> Task:
+    """A benchmark's task.
+
+    Raises:
+        Skip: its data are not at hand.
+    """
     if name == "phrasebank":
         return phrasebank(1)
+    if name == "arithmetic":
+        return load_task("arithmetic", {})
     folder = DATA / "gsm8k"
     if not folder.is_dir():
         raise Skip(f"the data set is not at {folder}")
     return load_task("gsm8k", {"path": str(folder)})
 
 
-def _in_a_process(side: str, name: str, precision: str, updates: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.benchmarks.training", side, name, precision, str(updates)]
+def in_a_process(module: str, side: str, name: str, precision: str, updates: int) -> dict[str, Any]:
+    """What a benchmark's module prints as JSON when it is run for one side."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}", side, name, precision, str(updates)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
@@ -86,25 +94,39 @@ def _in_a_process(side: str, name: str, precision: str, updates: int) -> dict[st
 class InOrder:
     """A source that gives the examples in their order."""
 
-    def __init__(self, examples: list[Tokens]) -> None:
-        self.examples = examples
-        self.updates = len(examples) // BATCH
+    def __init__(self, examples: list[Any], size: int) -> None:
+        self.examples, self.size = examples, size
+        self.updates = len(examples) // size
 
-    def batches(self, position: int = 0) -> Iterator[tuple[list[Tokens], int]]:
-        for start in range(position, len(self.examples), BATCH):
-            yield self.examples[start : start + BATCH], start + BATCH
+    def batches(self, position: int = 0) -> Iterator[tuple[list[Any], int]]:
+        for start in range(position, len(self.examples), self.size):
+            yield self.examples[start : start + self.size], start + self.size
 
 
 def _examples(name: str, count: int) -> list[Tokens]:
     from workbench.engines.encode import Encoder
     from workbench.training.data import encode_example
 
-    task = _task(name)
+    task = data(name)
     encoder, prompt = Encoder(load_tokenizer(Model(EMBEDDED))), load_prompt(task.prompt)
     return [encode_example(encoder, prompt, example) for example in task.practice[:count]]
 
 
-def _lora() -> Any:
+def clock(seconds: list[float]) -> Any:
+    """A callback for a Trainer that notes the seconds of each update."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter() - self.started)
+
+    return Clock()
+
+
+def lora() -> Any:
     from peft import LoraConfig
 
     return LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -123,25 +145,16 @@ def _workbench(examples: list[Tokens], precision: str, folder: Path) -> tuple[li
     torch.manual_seed(SEED)  # as TRL does before it makes an adapter, so that both start from the same
     training = Training(learning_rate=RATE, batch_size=BATCH, precision=precision, save_every=10**6)
     with Run.open(folder, "bench", {}) as run:
-        fit(get_peft_model(base, _lora()), InOrder(examples), training, run, quiet=True)
+        fit(get_peft_model(base, lora()), InOrder(examples, BATCH), training, run, quiet=True)
     lines = [line for line in run.metrics() if "loss" in line]
     return [line["seconds"] for line in lines], [line["loss"] for line in lines]
 
 
 def _trl(examples: list[Tokens], precision: str, folder: Path) -> tuple[list[float], list[float]]:
     from datasets import Dataset
-    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     seconds: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds.append(time.perf_counter() - self.started)
-
     rows = [
         {"input_ids": e.ids, "completion_mask": [int(i >= e.learned[0]) for i in range(len(e.ids))]}
         for e in examples
@@ -166,8 +179,8 @@ def _trl(examples: list[Tokens], precision: str, folder: Path) -> tuple[list[flo
         args=settings,
         train_dataset=Dataset.from_list(rows),
         processing_class=load_tokenizer(Model(EMBEDDED)),
-        peft_config=_lora(),
-        callbacks=[Clock()],
+        peft_config=lora(),
+        callbacks=[clock(seconds)],
     )
     trainer.train()
     return seconds, [line["loss"] for line in trainer.state.log_history if "loss" in line]

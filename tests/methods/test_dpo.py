@@ -69,6 +69,7 @@ def tune(model: Path, root: Path, settings: Config, stop: int | None = None) -> 
     store = Store(root / "completions.sqlite")
     drawer = Drawer(EngineConfig(dtype="float32", device="cpu"), store, quiet=True)
     with Faulty.open(root, "dpo", {"config": settings}, name="tuned") as run:
+        assert isinstance(run, Faulty)
         run.stop = stop
         found = adapt(system, TASK, settings, run, drawer, quiet=True)
     store.close()
@@ -169,10 +170,20 @@ def test_a_run_with_other_pairs_is_refused(tiny_model: Path, tmp_path: Path, fil
         tune(tiny_model, tmp_path, settings)
 
 
+def test_pairs_that_contradict_each_other_are_told(
+    tiny_model: Path, tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with file.open("a") as open_file:
+        row = {"prompt": "What is 1 times 3?", "chosen": "No idea..", "rejected": "It is 3."}
+        open_file.write(json.dumps(row) + "\n")
+    tune(tiny_model, tmp_path, config(file))
+    assert "pairs.jsonl: 2 of 13 pairs contradict another one of their prompt" in capsys.readouterr().err
+
+
 def test_what_it_refuses(tiny_model: Path, tmp_path: Path, file: Path) -> None:
     with pytest.raises(UserError, match="beta is 0"):
         Config(beta=0)
-    with pytest.raises(UserError, match="label_smoothing is 0.6"):
+    with pytest.raises(UserError, match=r"label_smoothing is 0\.6"):
         Config(loss="cdpo", label_smoothing=0.6)
     with pytest.raises(UserError, match="--label-smoothing means nothing to the loss sigmoid"):
         Config(label_smoothing=0.1)
@@ -180,10 +191,8 @@ def test_what_it_refuses(tiny_model: Path, tmp_path: Path, file: Path) -> None:
         Config(lora=LoraConfig(training=Training(data=Data(data="a.jsonl"))))
     with pytest.raises(UserError, match="--samples is for pairs that are yet to be made"):
         Pairs(pairs=file, samples=4)
-    with file.open("a") as open_file:
-        row = {"prompt": "What is 1 times 3?", "chosen": "No idea..", "rejected": "It is 3."}
-        open_file.write(json.dumps(row) + "\n")
-    with pytest.raises(UserError, match=r"2 pairs contradict another one.*workbench preferences"):
-        tune(tiny_model, tmp_path, config(file))
+    (tmp_path / "none.jsonl").write_text("\n")
+    with pytest.raises(UserError, match="none"):
+        tune(tiny_model, tmp_path, config(tmp_path / "none.jsonl"))
     with pytest.raises(UserError, match="No question of the practice split has a right and a wrong sample"):
         tune(tiny_model, tmp_path / "own", Config(pairs=Pairs(samples=2)))

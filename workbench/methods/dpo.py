@@ -40,7 +40,8 @@ class Config:
         beta: β, how much a log-ratio to the reference counts; under ipo its τ.
         label_smoothing: the share of wrong labels that cdpo, robust, exo_pair, aot or aot_unpaired expects.
         weights: what learns: a LoRA adapter, or all weights.
-        lora: the adapter, where one learns, and the training; its batch_size and examples count prompts.
+        lora: the adapter, where one learns, and the training; its batch_size counts prompts, and so does examples:
+            those that are sampled, or the first of the file.
 
     Raises:
         UserError: a value is out of range, or means nothing to the loss.
@@ -81,7 +82,8 @@ def adapt(system: System, task: Task, config: Config, run: Run, drawer: Drawer, 
     """
     made = run.path / ("adapter" if config.weights == "lora" else "model")
     if not made.is_dir():
-        given = pairs_for(config.pairs, system, task, run, drawer)
+        questions = config.lora.training.examples
+        given = pairs_for(config.pairs, system, task, run, drawer, questions=questions)
         drawer.close()
         _train(system, config, run, given, quiet)
     model = replace(system.model, adapter=str(made)) if config.weights == "lora" else Model(str(made))

@@ -1,5 +1,6 @@
 """The pairs that a method learns from: a file's, or right against wrong samples of the model itself."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,14 @@ class Given:
 
 
 def pairs_for(
-    config: Pairs, system: System, task: Task, run: Run, drawer: Drawer, *, split: str = "practice"
+    config: Pairs,
+    system: System,
+    task: Task,
+    run: Run,
+    drawer: Drawer,
+    *,
+    split: str = "practice",
+    questions: int | None = None,
 ) -> Given:
     """The pairs; what is made is kept in the run as `pairs-<split>.jsonl`, and not made again.
 
@@ -76,18 +84,20 @@ def pairs_for(
         run: where made pairs are kept.
         drawer: draws the samples.
         split: practice, or dev for pairs that are held out; of no meaning for a file.
+        questions: how many of the split's are sampled, from its beginning; None is all, and so is a file.
 
     Raises:
-        UserError: the file cannot be read or contradicts itself, or the samples gave no pair.
+        UserError: the file cannot be read or has no pair, or the samples gave none.
     """
     if config.pairs is not None:
         pairs = read_pairs(config.pairs)
         if not pairs:
             raise UserError(f"{config.pairs} has no pair.")
         if wrong := conflicts(pairs):
-            raise UserError(
-                f"{config.pairs}: {wrong} pairs contradict another one of their prompt, with chosen and rejected "
-                "the other way round. `workbench preferences` leaves such pairs out."
+            print(
+                f"warning: {config.pairs}: {wrong} of {len(pairs)} pairs contradict another one of their prompt, with "
+                "chosen and rejected the other way round.",
+                file=sys.stderr,
             )
         return Given(pairs, str(config.pairs), file_hash(config.pairs), CostToMake())
     file, about = run.path / f"pairs-{split}.jsonl", run.path / f"pairs-{split}.json"
@@ -101,6 +111,7 @@ def pairs_for(
             config.pairs_seed,
             drawer,
             temperature=config.pairs_temperature,
+            questions=questions,
         )
         if not pairs:
             raise UserError(
