@@ -6,6 +6,8 @@ PEFT has none of (`own_kinds.py`) are kept in the same files.
 """
 
 import math
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from workbench.errors import UserError
 from workbench.files import write_json
 from workbench.folders import new_folder
 from workbench.hub import hub_id
-from workbench.models import check_adapter, first_line, load_base, quiet_transformers, read_object
+from workbench.models import check_adapter, first_line, load_base, model_folder, quiet_transformers, read_object
 from workbench.own_kinds import OWN_KINDS, own_config, own_parameters, put_in
 from workbench.types import Model
 
@@ -25,6 +27,7 @@ _WEIGHTS = "adapter_model.safetensors"
 _BASE = "base.json"
 _SAMPLED = 64  # tensors of the base of which one value each is kept
 _EMBEDDINGS = "input embeddings"  # among them, by this name: a server's client has no other tensor
+_SMOOTHED = re.compile(r"\.(input|post_attention)_layernorm\.weight$")
 
 
 def load_weights(model: Model, dtype: str, device: str) -> Any:
@@ -78,7 +81,12 @@ def with_adapter(weights: Any, model: Model) -> Any:
     assert model.adapter is not None
     config = check_adapter(model.adapter)
     refusal = f"The adapter {model.adapter!r} does not fit the base model {model.base!r}"
-    if problem := _other_size(weights, config) or _other_base(weights, Path(model.adapter) / _BASE):
+    file = Path(model.adapter) / _BASE
+    problem = _other_size(weights, config) or _other_base(weights, file)
+    if config.get("peft_type") == "LORA":
+        base = model_folder(model.base, model.revision)
+        problem = smoothed(base, file, _tensors(weights), differs=problem is not None) or problem
+    if problem:
         raise UserError(f"{refusal}: {problem}.")
     if config.get("peft_type") in OWN_KINDS:
         return _with_own(weights, model.adapter, config, refusal)
@@ -141,6 +149,29 @@ def _other_size(weights: Any, config: dict[str, Any]) -> str | None:
         if config.get(field) != fits:
             return f"its {field} is {config.get(field)}, the model's {fits}"
     return None
+
+
+def smoothed(base: Path, file: Path, tensors: Collection[str], *, differs: bool) -> str | None:
+    """That SmoothQuant divided a base's norms, where base.json does not show a LoRA trained on them.
+
+    Args:
+        base: the base's folder.
+        file: the LoRA's base.json, which need not be there.
+        tensors: names of the base's tensors.
+        differs: whether a value that base.json keeps is another one in the base.
+    """
+    record = base / "quantization.json"
+    if not record.is_file() or "SmoothQuant" not in str(read_object(record).get("method")):
+        return None
+    kept = read_object(file) if file.is_file() else {}
+    if not differs and any(_SMOOTHED.search(name) and name in tensors for name in kept):
+        return None
+    return (
+        "SmoothQuant divided the base's norms (quantization.json: method), so its layers get other inputs than "
+        "those that the adapter learned on. Merge the adapter into the model that it was trained on, then "
+        "quantise that (`workbench adapter merge`, `workbench quantize`); or quantise the model with --scheme "
+        "w4a16, which leaves the norms as they are, and use that with the adapter"
+    )
 
 
 def check_embeddings(model: Model, table_VD: Any) -> None:

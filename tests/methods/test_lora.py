@@ -1,6 +1,7 @@
 """LoRA and its kin: they start as the base, move only what they may, and their adapters are PEFT's."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import workbench.training.sft
 from workbench.adapters import load_weights
 from workbench.decodes import Greedy
 from workbench.errors import UserError
+from workbench.files import write_json
 from workbench.methods.lora import TARGETS, Config, adapt, peft_settings
 from workbench.prompts import load_prompt
 from workbench.runs import Run
@@ -247,3 +249,24 @@ def test_a_model_that_has_an_adapter_is_refused(tiny_model: Path, tmp_path: Path
 def test_a_setting_out_of_range_is_named(field: str, value: Any) -> None:
     with pytest.raises(UserError, match=rf"^{field} is "):
         Config(**{field: value})
+
+
+def test_on_norms_that_smoothquant_divided_it_is_refused_unless_it_learned_on_them(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    model = tune(base, tmp_path, Config(rank=2, training=TRAINING))[0].model
+    told, weights = base / "quantization.json", base / "model.safetensors"
+    write_json(told, {"scheme": "w8a8", "method": "SmoothQuant 0.8, GPTQ"})
+    load_weights(model, "float32", "cpu")
+    stored = {name: value * (0.5 if "layernorm" in name else 1) for name, value in load_file(weights).items()}
+    save_file(stored, weights, metadata={"format": "pt"})
+    divided = r"does not fit the base model.*SmoothQuant divided the base's norms.*Merge the adapter.*w4a16"
+    with pytest.raises(UserError, match=divided):
+        load_weights(model, "float32", "cpu")
+    (Path(str(model.adapter)) / "base.json").unlink()
+    with pytest.raises(UserError, match=divided):  # nothing shows what it was trained on
+        load_weights(model, "float32", "cpu")
+    write_json(told, {"scheme": "w4a16", "method": "GPTQ"})
+    load_weights(model, "float32", "cpu")

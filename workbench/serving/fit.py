@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from workbench.adapters import smoothed
 from workbench.errors import UserError
 from workbench.models import read_object
 from workbench.serving.tensors import Tensor, read_headers
 
 _PART = re.compile(r"^(?:base_model\.model\.)?(.+)\.lora_(A|B|embedding_A|embedding_B)(?:\.weight)?$")
 _NUMBER = re.compile(r"\.\d+\.")
-_SMOOTHED = re.compile(r"\.(input|post_attention)_layernorm\.weight$")
 
 
 def check_base(folder: Path, config: dict[str, Any], base: Path, model: str) -> None:
@@ -26,12 +26,15 @@ def check_base(folder: Path, config: dict[str, Any], base: Path, model: str) -> 
     Raises:
         UserError: it does not; the message says which tensor tells.
     """
-    tensors, own = read_headers(base), read_headers(folder)
+    tensors, own, file = read_headers(base), read_headers(folder), folder / "base.json"
+    other = _other_values(file, tensors)
     problem = (
         _other_width(config, base)
         if config.get("peft_type") == "PROMPT_TUNING"
-        else _other_shapes(own, tensors) or _left_out(own) or _smoothed(folder / "base.json", base, tensors)
-    ) or _other_values(folder / "base.json", tensors)
+        else _other_shapes(own, tensors)
+        or _left_out(own)
+        or smoothed(base, file, tensors, differs=other is not None)
+    ) or other
     if problem:
         raise UserError(f"The adapter {str(folder)!r} does not fit the base model {model!r}: {problem}.")
 
@@ -67,22 +70,6 @@ def _left_out(own: dict[str, Tensor]) -> str | None:
         if not _PART.match(name) and ".base_layer." not in name:
             return f"it holds {name}, which is no LoRA; vLLM would leave it out (merge the adapter into its base)"
     return None
-
-
-def _smoothed(file: Path, base: Path, tensors: dict[str, Tensor]) -> str | None:
-    """That the base's norms were divided by SmoothQuant, where base.json does not show a LoRA trained on them."""
-    record = base / "quantization.json"
-    if not record.is_file() or "SmoothQuant" not in str(read_object(record).get("method")):
-        return None
-    kept = read_object(file) if file.is_file() else {}
-    if any(_SMOOTHED.search(name) for name in kept.keys() & tensors.keys()) and not _other_values(file, tensors):
-        return None
-    return (
-        "SmoothQuant divided the base's norms (quantization.json: method), so its layers get other inputs than "
-        "those that the adapter learned on. Merge the adapter into the model that it was trained on, then "
-        "quantise that (`workbench adapter merge`, `workbench quantize`); or quantise the model with --scheme "
-        "w4a16, which leaves the norms as they are, and serve that with the adapter"
-    )
 
 
 def _other_shapes(own: dict[str, Tensor], base: dict[str, Tensor]) -> str | None:
