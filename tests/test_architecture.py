@@ -20,7 +20,7 @@ FLOORS = (
         "workbench/ladder.py", "workbench/sensitivity.py", "workbench/sweep.py", "workbench/ui/",
         "workbench/report_parity_html.py",
     ),
-    ("workbench/report_parity.py",),
+    ("workbench/report_parity.py", "workbench/ladder_estimate.py"),
     ("workbench/rungs.py", "workbench/tuning.py", "workbench/aligning.py", "workbench/parity/"),
     ("workbench/methods/", "workbench/session.py"),
     ("workbench/searching/", "workbench/quantizing/", "workbench/instructing/", "workbench/preferring/"),

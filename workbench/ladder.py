@@ -5,36 +5,48 @@ is the LoRA model of `lora` under the decode of `majority-vote`, trained once. A
 run's folder and is not done again, so a ladder that was killed goes on where it stopped.
 """
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Literal, cast
+from functools import partial
+from typing import Any, Literal, cast
 
 from workbench.command import command_typed
 from workbench.compare import changed
-from workbench.cost import inference_flops, training_flops
 from workbench.decodes import LONGEST, Greedy
 from workbench.forgetting import Probe, open_probe
-from workbench.harness import evaluate, questions_of
+from workbench.harness import questions_of
+from workbench.ladder_estimate import estimate
 from workbench.launch import check_single
-from workbench.methods import adapters, few_shot, head, label_scoring, lora, prompt_search, qlora, sft, soft_prompt
+from workbench.methods import (
+    adapters,
+    dpo,
+    few_shot,
+    grpo,
+    head,
+    label_scoring,
+    lora,
+    prompt_search,
+    qlora,
+    reward_model,
+    self_improve,
+    sft,
+    soft_prompt,
+)
 from workbench.methods.label_scoring import Config as LabelConfig
 from workbench.methods.prompt_search import Config as SearchConfig
+from workbench.methods.reward_model import Config as RewardConfig
 from workbench.prompts import load_prompt
-from workbench.report import Rung, advice, duration, percent, quantity, span, table
+from workbench.report import Rung, advice, duration, percent, span, table
 from workbench.report_html import ChangedExample, write_html
 from workbench.rungs import DEFAULT, DEFAULTS, RUNGS, Config, Tuned
 from workbench.runs import Run, RunFolder
 from workbench.session import Session, content_of, one_sample
-from workbench.store import Store
 from workbench.training.card import cost_of
 from workbench.tuning import Adapt, tune, with_forgetting, with_weights
 from workbench.types import CostToMake, Result, System
 
 _STEPS = "question-steps"  # the prompt of the rungs with a chain of thought
-_PROBED = 16  # practice questions that the estimate is measured on
 _SHOWN = 4  # changed examples of each kind and rung in the report
 
 TUNING: dict[Tuned, Adapt] = {
@@ -45,7 +57,11 @@ TUNING: dict[Tuned, Adapt] = {
     "lora": lora.adapt,
     "qlora": qlora.adapt,
     "sft": sft.adapt,
+    "grpo": grpo.adapt,
 }
+
+# These draw samples to learn from.
+DRAWING: dict[Tuned, Any] = {"self-improve": self_improve.adapt, "dpo": dpo.adapt}
 
 
 def climb(session: Session, config: Config) -> list[Rung]:
@@ -61,7 +77,7 @@ def climb(session: Session, config: Config) -> list[Rung]:
     check_single("a ladder")
     probe = open_probe(config.forgetting, session.task)
     names = config.rungs or DEFAULTS.get(session.task.name, DEFAULT)
-    print(_estimate(session, names, config), flush=True)
+    print(estimate(session, names, config), flush=True)
     if config.estimate_only:
         return []
     rungs: list[Rung] = []
@@ -106,7 +122,9 @@ def _rung(session: Session, name: str, config: Config, probe: Probe | None) -> R
         system, cost = _searched(session, system, config.prompt_search)
     folder: RunFolder | None = None
     if slots.tuned:
-        system, folder = tune(session, TUNING[slots.tuned], slots.tuned, config.tuning(slots.tuned))
+        drawing = DRAWING.get(slots.tuned)
+        adapt = partial(drawing, drawer=session.drawer) if drawing else TUNING[slots.tuned]
+        system, folder = tune(session, adapt, slots.tuned, config.tuning(slots.tuned))
         cost = cost_of(folder)
     if slots.exemplars:
         encoder = config.few_shot.encoder if slots.exemplars == "sentence-transformer" else None
@@ -117,6 +135,8 @@ def _rung(session: Session, name: str, config: Config, probe: Probe | None) -> R
     if slots.vote:
         decode = replace(config.vote, max_tokens=config.vote.max_tokens or (LONGEST if slots.steps else None))
         system = replace(system, decode=session.with_length(decode))
+    if slots.scored:
+        system, cost = _scored(session, replace(system, decode=session.with_length(config.vote)), config.best_of_n)
     result = done or session.measure(system, cost, label=name)
     if folder is not None:
         result = with_weights(result, folder)
@@ -135,6 +155,14 @@ def _searched(session: Session, system: System, config: SearchConfig) -> tuple[S
             system, session.task, config, run, engine, session.store, quiet=session.setup.quiet
         )
         return found, cost_of(run)
+
+
+def _scored(session: Session, system: System, config: RewardConfig) -> tuple[System, CostToMake]:
+    """The system under best of n, with a reward model that is made in a run of its own inside the ladder's."""
+    content = {"recipe": "reward_model", **content_of(config), "task_hash": session.task.hash}
+    with Run.open(session.run.path, "reward_model", content, name="reward-model") as run:
+        quiet = session.setup.quiet
+        return reward_model.adapt(system, session.task, config, run, session.drawer, quiet=quiet), cost_of(run)
 
 
 def _changed_examples(session: Session, rungs: Sequence[Rung]) -> list[ChangedExample]:
@@ -157,51 +185,3 @@ def _changed_examples(session: Session, rungs: Sequence[Rung]) -> list[ChangedEx
                     )
                 )
     return examples
-
-
-# --- the estimate -----------------------------------------------------------------------------------
-
-
-def _estimate(session: Session, names: Sequence[str], config: Config) -> str:
-    """What the ladder will cost at most: FLOPs from token counts, seconds at a speed measured here.
-
-    The speed is that of the plain System on a few practice questions; larger batches are faster.
-    """
-    task, system = session.task, session.system()
-    engine = session.engine(system.model)
-    asked = min(_PROBED, len(task.practice))
-    with tempfile.TemporaryDirectory() as scratch, Store(Path(scratch) / "probe.sqlite") as store:
-        started = time.perf_counter()
-        probe = evaluate(system, task, engine, store, split="practice", questions=asked)
-        seconds = time.perf_counter() - started
-    questions = len(questions_of(task, session.setup.split, session.setup.questions))
-    prompt, completion = probe.cost_to_use.prompt_tokens, probe.cost_to_use.completion_tokens
-    tokens = flops = 0.0
-    for name in names:
-        slots = RUNGS[name]
-        n = config.vote.n if slots.vote else 1
-        read = prompt * (1 + (config.few_shot.shots if slots.exemplars else 0))
-        written = LONGEST if slots.steps else completion
-        tokens += questions * (read + n * written)
-        if engine.shape:
-            flops += questions * inference_flops(engine.shape, read, written, samples=n)
-    for how in {tuned for name in names if (tuned := RUNGS[name].tuned)}:
-        training = config.tuning(how).training
-        examples = training.epochs * len(task.practice[: training.examples])
-        if training.steps:
-            examples = training.steps * training.batch_size
-        learned = examples * (prompt + completion)
-        tokens += learned
-        if engine.shape:
-            flops += training_flops(engine.shape, learned, frozen_weights=how not in ("sft", "head"))
-    if any(RUNGS[name].searched for name in names):
-        planned = prompt_search.plan(system, task, config.prompt_search, engine, session.store)
-        searching = min(planned.budget, planned.proposing + planned.scoring + planned.comparing)
-        tokens += searching
-        if engine.shape:  # many short prompts, not a long one
-            flops += searching / prompt * inference_flops(engine.shape, prompt, 0)
-    text = f"{len(names)} rungs, {questions} questions each: about {quantity(tokens)} tokens"
-    if probe.cost_to_use.flops and seconds:
-        speed = asked * probe.cost_to_use.flops / seconds
-        text += f", {quantity(flops)}FLOPs, at most about {duration(flops / speed)} on this machine"
-    return text + "."

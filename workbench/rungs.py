@@ -8,16 +8,22 @@ from workbench.decodes import Majority
 from workbench.errors import unknown_name
 from workbench.forgetting import Forgetting
 from workbench.methods.adapters import Houlsby
+from workbench.methods.dpo import Config as DpoConfig
 from workbench.methods.few_shot import Config as FewShotConfig
+from workbench.methods.grpo import Config as GrpoConfig
 from workbench.methods.head import Config as HeadConfig
 from workbench.methods.lora import Config as LoraConfig
 from workbench.methods.prompt_search import Config as SearchConfig
 from workbench.methods.qlora import Config as QloraConfig
+from workbench.methods.reward_model import Config as RewardConfig
+from workbench.methods.self_improve import Config as SelfImproveConfig
 from workbench.methods.sft import Config as SftConfig
 from workbench.methods.soft_prompt import PrefixTuning, PromptTuning
 
 Exemplars = Literal["random", "balanced", "bm25", "embedding", "sentence-transformer"]
-Tuned = Literal["prompt-tuning", "prefix-tuning", "adapters", "head", "lora", "qlora", "sft"]
+Tuned = Literal[
+    "prompt-tuning", "prefix-tuning", "adapters", "head", "lora", "qlora", "sft", "self-improve", "dpo", "grpo",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Slots:
         tuned: the model is tuned in this way.
         calibrated: labels are scored with contextual calibration.
         vote: the answer is a majority's.
+        scored: the answer is the sample that a reward model likes best, which is made for it.
     """
 
     steps: bool = False
@@ -39,6 +46,7 @@ class Slots:
     tuned: Tuned | None = None
     calibrated: bool = False
     vote: bool = False
+    scored: bool = False
 
 
 RUNGS = {
@@ -69,6 +77,13 @@ RUNGS = {
     "qlora": Slots(tuned="qlora"),
     "sft": Slots(tuned="sft"),
     "sft-majority-vote": Slots(tuned="sft", vote=True),
+    "self-improve": Slots(tuned="self-improve"),
+    "self-improve-majority-vote": Slots(tuned="self-improve", vote=True),
+    "dpo": Slots(tuned="dpo"),
+    "dpo-majority-vote": Slots(tuned="dpo", vote=True),
+    "grpo": Slots(tuned="grpo"),
+    "grpo-majority-vote": Slots(tuned="grpo", vote=True),
+    "best-of-n": Slots(scored=True),
 }
 
 DEFAULT = ("zero-shot", "few-shot-random", "few-shot-knn", "majority-vote", "lora", "lora-majority-vote")
@@ -85,11 +100,12 @@ class Config:
     Attributes:
         rungs: of zero-shot, chain-of-thought, few-shot-random, few-shot-balanced, few-shot-knn,
             few-shot-embedding, few-shot-sentence-transformer, prompt-search, prompt-tuning, prefix-tuning,
-            adapters, lora, qlora, sft; with labels head, zero-shot-calibrated, few-shot-random-calibrated,
-            few-shot-balanced-calibrated, few-shot-knn-calibrated; voting: majority-vote,
-            chain-of-thought-majority-vote, few-shot-majority-vote, prompt-search-majority-vote,
-            prompt-tuning-majority-vote, prefix-tuning-majority-vote, lora-majority-vote, sft-majority-vote. The
-            first is the baseline; by default a set that suits the task.
+            adapters, lora, qlora, sft, self-improve, dpo, grpo; with labels head, zero-shot-calibrated,
+            few-shot-random-calibrated, few-shot-balanced-calibrated, few-shot-knn-calibrated; voting:
+            majority-vote, chain-of-thought-majority-vote, few-shot-majority-vote, prompt-search-majority-vote,
+            prompt-tuning-majority-vote, prefix-tuning-majority-vote, lora-majority-vote, sft-majority-vote,
+            self-improve-majority-vote, dpo-majority-vote, grpo-majority-vote; chosen by a reward model:
+            best-of-n. The first is the baseline; by default a set that suits the task.
         estimate_only: print the estimate and stop.
         few_shot: exemplars; which ones is said by the rung.
         prompt_search: the rung prompt-search.
@@ -100,6 +116,10 @@ class Config:
         lora: the rungs lora.
         qlora: the rung qlora.
         sft: the rungs sft.
+        self_improve: the rungs self-improve.
+        dpo: the rungs dpo.
+        grpo: the rungs grpo.
+        best_of_n: the reward model of the rung best-of-n, whose samples are those of the voting rungs.
         vote: the voting rungs.
         forgetting: of every tuned model.
 
@@ -118,6 +138,10 @@ class Config:
     lora: Flat[LoraConfig] = field(default_factory=LoraConfig)
     qlora: QloraConfig = field(default_factory=QloraConfig)
     sft: SftConfig = field(default_factory=SftConfig)
+    self_improve: SelfImproveConfig = field(default_factory=SelfImproveConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    best_of_n: RewardConfig = field(default_factory=RewardConfig)
     vote: Flat[Majority] = field(default_factory=Majority)
     forgetting: Flat[Forgetting] = field(default_factory=Forgetting)
 

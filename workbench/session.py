@@ -19,6 +19,7 @@ from workbench.engines.base import Engine
 from workbench.errors import UserError
 from workbench.identity import file_hash, model_identity, short_hash, system_hash, to_json
 from workbench.models import EMBEDDED
+from workbench.preferring.given import Pairs
 from workbench.progress import Bar
 from workbench.prompts import load_prompt, with_values
 from workbench.runs import Run
@@ -206,6 +207,8 @@ def content_of(config: Any) -> dict[str, Any]:
             content = {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name not in _NOT_CONTENT}
             if isinstance(value, Data) and value.file:  # the same path with new rows is another data set
                 content["data_hash"] = file_hash(value.file)
+            if isinstance(value, Pairs) and value.pairs:
+                content["pairs_hash"] = file_hash(value.pairs)
             return content
         if isinstance(value, Path):
             return str(value)
