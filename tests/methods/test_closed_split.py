@@ -7,10 +7,22 @@ from typing import Any
 import pytest
 
 import workbench.methods
-from workbench.decodes import Greedy
+from workbench.decodes import Greedy, Sample
+from workbench.drawing import Drawer
 from workbench.engines import EngineConfig, open_engine
 from workbench.harness import questions_of
-from workbench.methods import adapters, few_shot, head, label_scoring, lora, prompt_search, qlora, sft, soft_prompt
+from workbench.methods import (
+    adapters,
+    few_shot,
+    head,
+    label_scoring,
+    lora,
+    prompt_search,
+    qlora,
+    self_improve,
+    sft,
+    soft_prompt,
+)
 from workbench.prompts import load_prompt
 from workbench.runs import Run
 from workbench.store import Store
@@ -72,6 +84,14 @@ def adapt_qlora(system: System, task: Task, root: Path) -> None:
         qlora.adapt(system, task, qlora.Config(training=TRAINING), run, quiet=True)
 
 
+def adapt_self_improve(system: System, task: Task, root: Path) -> None:
+    settings = lora.Config(training=TRAINING)
+    config = self_improve.Config(Sample(2), confidence=0, rounds=1, lora=settings)
+    with Run.open(root, "self_improve", {}) as run, Store(root / "completions.sqlite") as store:
+        drawer = Drawer(EngineConfig("fake"), store, quiet=True)  # two random layers agree on nothing
+        self_improve.adapt(system, task, config, run, drawer, quiet=True)
+
+
 def adapt_sft(system: System, task: Task, root: Path) -> None:
     with Run.open(root, "sft", {}) as run:
         sft.adapt(system, task, sft.Config(training=TRAINING), run, quiet=True)
@@ -102,6 +122,7 @@ METHODS: dict[str, Callable[[System, Task, Path], None]] = {
     "lora": adapt_lora,
     "prompt_search": adapt_prompt_search,
     "qlora": adapt_qlora,
+    "self_improve": adapt_self_improve,
     "sft": adapt_sft,
     "soft_prompt": adapt_soft_prompt,
 }

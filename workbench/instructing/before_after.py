@@ -9,6 +9,8 @@ from workbench.report import p_value, percent, span
 from workbench.stats import holm
 from workbench.types import Result, Status, System
 
+ONE = "one sample"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -22,7 +24,7 @@ class Measured:
     result: Result
 
 
-def ways(system: System, paths: Sample) -> dict[str, System]:
+def ways(system: System, paths: Sample, longest: int) -> dict[str, System]:
     """The System as it decodes by itself, as one sample and as a vote, by the way's name.
 
     The last two share their samples.
@@ -30,14 +32,13 @@ def ways(system: System, paths: Sample) -> dict[str, System]:
     Args:
         system: its decode is the first way.
         paths: how the others draw.
+        longest: tokens of an answer, where `paths` does not say.
     """
     own = {Greedy: "greedy", LabelLikelihood: "likelihood"}.get(type(system.decode), "as set up")
-    shared = dict(vars(paths))
-    if paths.max_tokens is None and not isinstance(system.decode, LabelLikelihood):
-        shared["max_tokens"] = system.decode.max_tokens
+    shared = vars(paths) | {"max_tokens": paths.max_tokens or longest}
     return {
         own: system,
-        "one sample": replace(system, decode=Sample(**shared)),
+        ONE: replace(system, decode=Sample(**shared)),
         f"vote of {paths.n}": replace(system, decode=Majority(**shared)),
     }
 
@@ -73,7 +74,7 @@ def table(rows: Sequence[Measured], looks: int) -> str:
             d = c.difference
             change = [f"{100 * d.value:+.1f}", f"{100 * d.low:+.1f} to {100 * d.high:+.1f}", p_value(c), c.test]
         cells = [row.kind, row.model, percent(score.value), span(score), *change]
-        cells += [str(counts[status.value]) for status in Status]
+        cells += ["" if row.kind == ONE else str(counts[status.value]) for status in Status]
         lines.append("| " + " | ".join(cells) + " |")
     result = rows[0].result
     systems = "system has" if looks == 1 else "systems have"
@@ -81,8 +82,8 @@ def table(rows: Sequence[Measured], looks: int) -> str:
         "",
         f"{len(result.outcomes)} questions of {result.task}, split {result.split}; {looks} {systems} been looked "
         "at on it. Changes are against the model before, on the same questions; p with Holm's correction over all "
-        "of them. One sample is the mean over a question's samples, and its counts are of most of them. Accuracy "
-        "counts unparsable and truncated answers as misses.",
+        "of them. One sample is the mean over a question's samples. Accuracy counts unparsable and truncated "
+        "answers as misses.",
     ]
     notes = [f"{row.model}, {row.kind}: {note}" for row in rows for note in row.result.notes if "failed" in note]
     return "\n".join([*lines, *notes])

@@ -202,7 +202,7 @@ def _finished(system: System, task: Task, config: Config, run: Run, costs: Seque
         with new_folder(adapter) as folder:
             shutil.copytree(last.path / "adapter", folder, dirs_exist_ok=True)
     rounds = [read_json(run.path / f"round-{n}-data" / "votes.json") for n in range(1, config.rounds + 1)]
-    source = f"answers that the model agreed on itself, to practice questions of `{task.name}`"
+    source = f"{task.name}, practice split, with the answers that the model itself agreed on"
     write_json(
         run.path / "data.json", {**read_json(last.path / "data.json"), "source": source, "format": "practice"}
     )
@@ -217,10 +217,13 @@ def _finished(system: System, task: Task, config: Config, run: Run, costs: Seque
     return tuned
 
 
-def systems_of(system: System, config: Config, run: RunFolder) -> dict[str, System]:
-    """The System before, and after each round, by name."""
-    found = {"before": system}
+def systems_of(system: System, config: Config, run: RunFolder) -> dict[str, tuple[System, CostToMake]]:
+    """The System before, and after each round, by name, with what it cost to come there."""
+    found = {"before": (system, CostToMake())}
+    costs: list[CostToMake] = []
     for number in range(1, config.rounds + 1):
-        adapter = str(run.path / f"round-{number}" / "adapter")
-        found[f"round {number}"] = replace(system, model=replace(system.model, adapter=adapter))
+        own = RunFolder(run.path / f"round-{number}")
+        costs += [cost_of(RunFolder(run.path / f"round-{number}-data")), cost_of(own)]
+        tuned = replace(system, model=replace(system.model, adapter=str(own.path / "adapter")))
+        found[f"round {number}"] = (tuned, together(costs))
     return found
