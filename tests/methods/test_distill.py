@@ -89,6 +89,13 @@ def test_only_whole_and_right_rationales_are_kept(tmp_path: Path) -> None:
     assert cost_of(run).tokens > 0
 
 
+def test_rationales_that_the_task_would_cut_off_are_told(tmp_path: Path) -> None:
+    _, run, _ = teach(tmp_path, Config(rationales=Sample(2)), by_index("so " * 40 + "it is T.", "T"))
+    counts = read_json(run.path / "counts.json")
+    assert (counts["kept"], counts["kept_beyond_limit"], counts["limit"]) == (10, 5, 32)
+    assert "5 of those kept are longer than 32 tokens" in (run.path / "README.md").read_text()
+
+
 def test_at_most_so_many_distinct_ones_of_a_question(tmp_path: Path) -> None:
     script = by_index("T", " T ", "It is T.", "So: T", "999")
     file, run, _ = teach(tmp_path, Config(rationales=Sample(5), keep=2), script)

@@ -349,6 +349,9 @@ def test_the_recipe_measures_before_and_after(
     [before, after] = read_json(run.path / "calibration.json")
     assert before["questions"] == after["questions"] == 4
     assert sum(b["total"] for b in before["bins"]) == 4
+    lines = [line for line in run.metrics() if line.get("event") == "dev"]
+    assert [line["name"] for line in lines] == ["before", "round 1"]
+    assert lines[1]["entropy"] == after["entropy"]["value"]
     assert (run.path / "reliability.svg").read_text().startswith("<svg ")
     card = (run.path / "README.md").read_text()
     for heading in ("## Rounds", "## Result", "## Before and after", "## Confidence and accuracy"):

@@ -49,6 +49,12 @@ class Reading:
         """The reliability diagram's."""
         return reliability(self.confidences, self.right, BINS)
 
+    def metrics(self) -> dict[str, Any]:
+        """One number each, for `metrics.jsonl`; a correlation that is not defined is None."""
+        told = self.as_json()
+        means = {name: told[name] and told[name]["value"] for name in ("gap", "correlation", "entropy")}
+        return {"name": self.name, "questions": len(self.ids), "ece": told["ece"], **means}
+
     def as_json(self) -> dict[str, Any]:
         """The numbers that a report tells, with intervals, and the bins."""
         bins = self.bins()

@@ -90,7 +90,7 @@ def make(system: System, task: Task, config: Config, run: Run, drawer: Drawer) -
         return run.path / "data.jsonl"
     questions = task.practice[: config.practice_questions]
     drawn = drawer.draw(teacher, requests_of(teacher, questions), "rationales")
-    rows, told = [], Told()
+    rows, told = [], Told(task.max_tokens)
     for example in questions:
         right = told.verified(task, example, drawn.completions[example.id])
         kept = distinct(right)[: config.keep]
@@ -106,9 +106,15 @@ def make(system: System, task: Task, config: Config, run: Run, drawer: Drawer) -
 
 
 class Told:
-    """What became of the rationales: counts of samples by status, and of questions."""
+    """What became of the rationales: counts of samples by status, and of questions.
 
-    def __init__(self) -> None:
+    Args:
+        limit: the tokens behind which the harness cuts an answer to the task off.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.long = 0
         self.statuses: Counter[Status] = Counter()
         self.repeated = self.beyond = self.kept = self.solved = 0
         self.shares: list[float] = []
@@ -124,6 +130,7 @@ class Told:
     def keep(self, right: Sequence[Completion], kept: Sequence[Completion]) -> None:
         """Count what is kept of a question's right samples."""
         self.kept += len(kept)
+        self.long += sum(completion.completion_tokens > self.limit for completion in kept)
         self.solved += bool(kept)
         different = len(distinct(right))
         self.repeated += len(right) - different
@@ -145,6 +152,8 @@ class Told:
             "solved_questions": self.solved,
             "samples": self.samples,
             "kept": self.kept,
+            "kept_beyond_limit": self.long,
+            "limit": self.limit,
             "right_but_repeated": self.repeated,
             "right_but_beyond_keep": self.beyond,
             **{status.value: self.statuses[status] for status in Status},
@@ -156,13 +165,18 @@ class Told:
         """The counts in words."""
         counts, accuracy = self.statuses, self.accuracy()
         solved = wilson_interval(self.solved, len(self.shares))
+        failed = f"; {counts[Status.ERROR]:,} more requests failed" if counts[Status.ERROR] else ""
+        long = (
+            f" **{self.long:,} of those kept are longer than {self.limit} tokens by the teacher's count, where an "
+            "answer to this task is cut off: a student that learns them may not come to its answer.**"
+        )
         return (
-            f"Of {self.samples:,} samples for {len(self.shares):,} questions {counts[Status.CORRECT]:,} were "
-            f"right, {counts[Status.WRONG]:,} wrong, {counts[Status.UNPARSABLE]:,} gave no answer and "
-            f"{counts[Status.TRUNCATED]:,} were cut off; {counts[Status.ERROR]:,} more requests failed. Of "
-            f"the right ones {self.kept:,} were kept, {self.repeated:,} repeat another, and {self.beyond:,} "
-            f"are beyond what is kept of a question. One sample is right {_percent(accuracy)} of the time; "
-            f"{self.solved:,} questions ({_percent(solved)}) have a rationale."
+            f"Of {self.samples:,} samples for {len(self.shares):,} questions {counts[Status.CORRECT]:,} were right, "
+            f"{counts[Status.WRONG]:,} wrong, {counts[Status.UNPARSABLE]:,} gave no answer and "
+            f"{counts[Status.TRUNCATED]:,} were cut off{failed}. Of the right ones {self.kept:,} were kept, "
+            f"{self.repeated:,} repeat another, and {self.beyond:,} are beyond what is kept of a question. One "
+            f"sample is right {_percent(accuracy)} of the time; {self.solved:,} questions ({_percent(solved)}) have a "
+            f"rationale.{long if self.long else ''}"
         )
 
 
