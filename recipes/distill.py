@@ -31,10 +31,10 @@ def main(config: Config) -> Path:
         counts = read_json(session.run.path / "counts.json")
         long = f" {counts['kept_beyond_limit']:,} are longer than {counts['limit']} tokens, the task's limit."
         print(
-            f"{counts['kept']:,} rationales for {counts['solved_questions']:,} of {counts['questions']:,} questions "
-            f"in {file}; of {counts['samples']:,} samples {counts['correct']:,} were right, {counts['wrong']:,} "
-            f"wrong, {counts['unparsable']:,} without an answer, {counts['truncated']:,} cut off."
-            f"{long if counts['kept_beyond_limit'] else ''}"
+            f"{counts['kept']:,} rationales for {counts['solved_questions']:,} of {counts['questions']:,} "
+            f"questions in {file}; of {counts['samples']:,} samples {counts['correct']:,} were right, "
+            f"{counts['wrong']:,} wrong, {counts['unparsable']:,} without an answer, {counts['truncated']:,} "
+            f"cut off.{long if counts['kept_beyond_limit'] else ''}"
         )
         print(f"Learn them: workbench lora --data {file} --data-format prompt-completion")
         return file

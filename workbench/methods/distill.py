@@ -171,12 +171,12 @@ class Told:
             "answer to this task is cut off: a student that learns them may not come to its answer.**"
         )
         return (
-            f"Of {self.samples:,} samples for {len(self.shares):,} questions {counts[Status.CORRECT]:,} were right, "
-            f"{counts[Status.WRONG]:,} wrong, {counts[Status.UNPARSABLE]:,} gave no answer and "
+            f"Of {self.samples:,} samples for {len(self.shares):,} questions {counts[Status.CORRECT]:,} were "
+            f"right, {counts[Status.WRONG]:,} wrong, {counts[Status.UNPARSABLE]:,} gave no answer and "
             f"{counts[Status.TRUNCATED]:,} were cut off{failed}. Of the right ones {self.kept:,} were kept, "
-            f"{self.repeated:,} repeat another, and {self.beyond:,} are beyond what is kept of a question. One "
-            f"sample is right {_percent(accuracy)} of the time; {self.solved:,} questions ({_percent(solved)}) have a "
-            f"rationale.{long if self.long else ''}"
+            f"{self.repeated:,} repeat another, and {self.beyond:,} are beyond what is kept of a question. "
+            f"One sample is right {_percent(accuracy)} of the time; {self.solved:,} questions "
+            f"({_percent(solved)}) have a rationale.{long if self.long else ''}"
         )
 
 
