@@ -1,4 +1,4 @@
-"""GRPO: learn from the grades of a model's own answers to practice questions, then measure it on the test split."""
+"""GRPO: learn from the grades of a model's own answers to practice questions, and measure it on the test split."""
 
 from dataclasses import dataclass, field
 

@@ -14,6 +14,7 @@ from workbench.harness import questions_of
 from workbench.methods import (
     adapters,
     few_shot,
+    grpo,
     head,
     label_scoring,
     lora,
@@ -69,6 +70,13 @@ def adapt_adapters(system: System, task: Task, root: Path) -> None:
         adapters.adapt(system, task, adapters.Houlsby(bottleneck=2, training=TRAINING), run, quiet=True)
 
 
+def adapt_grpo(system: System, task: Task, root: Path) -> None:
+    training = Training(steps=1, batch_size=2, precision="float32")
+    config = grpo.Config(num_generations=2, longest=4, lora=lora.Config(training=training))
+    with Run.open(root, "grpo", {}) as run:
+        grpo.adapt(system, task, config, run, quiet=True)
+
+
 def adapt_head(system: System, task: Task, root: Path) -> None:
     with Run.open(root, "head", {}) as run:
         head.adapt(system, task, head.Config("warm", training=TRAINING), run, quiet=True)
@@ -117,6 +125,7 @@ def adapt_soft_prompt(system: System, task: Task, root: Path) -> None:
 METHODS: dict[str, Callable[[System, Task, Path], None]] = {
     "adapters": adapt_adapters,
     "few_shot": adapt_few_shot,
+    "grpo": adapt_grpo,
     "head": adapt_head,
     "label_scoring": adapt_label_scoring,
     "lora": adapt_lora,

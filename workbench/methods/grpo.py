@@ -2,7 +2,7 @@
 
 For each question of an update a group of answers is drawn from the model as it is. An answer's reward is the
 task's own grade, 1 or 0, and 0 where it was cut off; its advantage is how far the reward is from its group's mean,
-over their standard deviation (§4.1.2). Tokens of answers with a positive advantage become likelier, others less so.
+over their standard deviation (§4.1.2). Tokens of answers with a positive advantage become likelier, others less.
 DAPO (Yu et al. 2025, arXiv 2503.14476) counts all tokens alike, which is the default; Dr. GRPO (Liu et al. 2025,
 arXiv 2503.20783) divides by a constant, and goes with --scale-rewards none. Advantages and losses are TRL's.
 
@@ -148,7 +148,6 @@ def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) ->
     questions, too_long = questions_of(task.practice[: training.examples], system.prompt, encoder, room)
     about = {"source": f"{task.name}, practice split", "hash": task.hash, "format": "graded"}
     counts = {"learned": len(questions), "too_long": too_long}
-    write_json(run.path / "data.json", about | counts | {"loss_is": "by the loss's own count"})
 
     def reward(text: str, example: Example) -> float:
         return float(task.grade(text, example).correct)
@@ -160,6 +159,7 @@ def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) ->
         encoder.tokenizer, weights.device, config.loss, config.num_generations, config.scale_rewards, config.beta,
         sampling.max_tokens, corrected=config.server is not None,
     )  # fmt: skip
+    write_json(run.path / "data.json", about | counts | {"loss_is": "a token" if loss.by_token else "a sample"})
     with _sampler(weights, encoder, system.model, config, sampling, run, autocast) as sampler:
         objective = GroupObjective(
             weights, loss, sampler, reward, config.temperature, config.server is not None, autocast

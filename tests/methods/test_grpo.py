@@ -1,0 +1,275 @@
+"""GRPO: it starts as the base, goes on where it stopped, and learns from grades, drawn here or by a server."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engines.stub_server import Handler, StubServer
+from safetensors.torch import load_file
+
+from workbench.decodes import Greedy
+from workbench.errors import UserError
+from workbench.files import read_json
+from workbench.methods.grpo import Config, adapt
+from workbench.methods.lora import Config as LoraConfig
+from workbench.prompts import load_prompt
+from workbench.runs import Run
+from workbench.tasks.arithmetic import Config as ArithmeticConfig
+from workbench.tasks.arithmetic import load
+from workbench.tasks.base import Grade, Task
+from workbench.training.config import Data, Training
+from workbench.training.grpo_curve import curve
+from workbench.types import Example, Model, System
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TRAINING = Training(
+    learning_rate=3e-2, steps=4, batch_size=2, micro_batch=3, precision="float32", save_every=1, loss_band=1e6
+)
+
+
+def even(text: str, example: Example) -> Grade:
+    """Something that a model of two random layers is right about now and then."""
+    return Grade(text, len(text) % 2 == 0)
+
+
+# Two random layers end no turn of their own: a letter that they often say does.
+PROMPT = replace(load_prompt("arithmetic"), stop=("e", "a", "o", "i"))
+TASK = replace(load(ArithmeticConfig(practice=8, dev=2, test=2)), grade=even)
+LOGGED = ("reward", "reward_std", "frac_reward_zero_std", "kl", "entropy", "completions/mean_length",
+          "completions/clipped_ratio", "forward_tokens")  # fmt: skip
+
+
+def config(training: dict[str, Any] | None = None, **settings: Any) -> Config:
+    chosen: dict[str, Any] = {"num_generations": 4, "longest": 6} | settings
+    return Config(lora=LoraConfig(rank=2, training=replace(TRAINING, **training or {})), **chosen)
+
+
+class Faulty(Run):
+    stop: int | None = None
+
+    def log(self, **metrics: Any) -> None:
+        super().log(**metrics)
+        if metrics.get("step") == self.stop and "loss" in metrics:
+            raise KeyboardInterrupt
+
+
+def tune(
+    model: Path, root: Path, settings: Config, stop: int | None = None, task: Task = TASK
+) -> tuple[System, Run]:
+    system = System(Model(str(model)), PROMPT, Greedy(16))
+    with Faulty.open(root, "grpo", {"config": settings}, name="tuned") as run:
+        assert isinstance(run, Faulty)
+        run.stop = stop
+        return adapt(system, task, settings, run, quiet=True), run
+
+
+def lines(run: Run) -> dict[int, dict[str, Any]]:
+    """By update; of one that was done twice the later one."""
+    return {line["step"]: line for line in run.metrics() if "loss" in line}
+
+
+def learned(run: Run) -> dict[str, torch.Tensor]:
+    [file] = [*run.path.glob("adapter/*.safetensors"), *run.path.glob("model/*.safetensors")]
+    weights: dict[str, torch.Tensor] = load_file(file)
+    return weights
+
+
+def test_it_starts_as_the_base_and_tells_reward_divergence_entropy_and_lengths(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    tuned, run = tune(tiny_model, tmp_path, config())
+    found = lines(run)
+    assert list(found) == [1, 2, 3, 4]
+    for line in found.values():
+        assert all(name in line for name in LOGGED), line
+        assert 0 <= line["reward"] <= 1
+        assert 1 <= line["completions/mean_length"] <= 6
+    assert found[1]["kl"] == pytest.approx(0, abs=1e-6)
+    assert found[4]["kl"] > 1e-4
+    assert tuned.model.adapter == str(run.path / "adapter")
+    about = read_json(run.path / "data.json")
+    assert (about["format"], about["learned"], about["too_long"]) == ("graded", 8, 0)
+    card = (run.path / "README.md").read_text()
+    assert "GRPO on arithmetic" in card
+    assert "![Reward by update](reward.png)" in card
+    assert (run.path / "reward.png").stat().st_size > 1000
+    # Drawn: two prompts and their answers; and the reference's pass over the same, without the last tokens.
+    cost = read_json(run.path / "cost.json")
+    assert cost["tokens"] == sum(line["tokens"] + line["forward_tokens"] for line in found.values())
+
+
+@pytest.mark.parametrize("settings", [{}, {"weights": "all"}, {"beta": 0.1, "loss": "grpo"}])
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
+    settings: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    rate = {"learning_rate": 1e-3} if settings.get("weights") else {}
+    whole = tune(tiny_model, tmp_path / "whole", config(rate, **settings))[1]
+    with pytest.raises(KeyboardInterrupt):
+        tune(tiny_model, tmp_path / "parts", config(rate, **settings), stop=2)
+    parts = tune(tiny_model, tmp_path / "parts", config(rate, **settings))[1]
+    for step, line in lines(whole).items():
+        for name in (*LOGGED, "loss", "grad_norm", "examples"):
+            assert lines(parts)[step][name] == line[name], (step, name)
+    one, other = learned(whole), learned(parts)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_other_seeds_and_updates_draw_other_samples(tiny_model: Path, tmp_path: Path) -> None:
+    first = lines(tune(tiny_model, tmp_path / "a", config())[1])
+    other = lines(tune(tiny_model, tmp_path / "b", config({"training_seed": 1}))[1])
+    assert first[1]["entropy"] != other[1]["entropy"]
+
+
+def test_the_reward_rises(tiny_model: Path, tmp_path: Path) -> None:
+    """What it is rewarded for here, answers that end early, two random layers can learn."""
+    task = replace(TASK, grade=lambda text, example: Grade(text, len(text) <= 2))
+    _, run = tune(tiny_model, tmp_path, config({"steps": 24, "batch_size": 4, "micro_batch": 32}), task=task)
+    rewards = curve(run, "reward")
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3
+
+
+@pytest.mark.parametrize("right", [False, True])
+def test_groups_without_a_difference_teach_nothing_and_stop_nothing(
+    right: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    """All answers are cut off, which is 0 whatever the grader says; or all are graded alike."""
+    task = replace(TASK, grade=lambda text, example: Grade(text, right))
+    _, run = tune(tiny_model, tmp_path, config({"steps": 2}, longest=2), task=task)
+    whole = right and any(line["completions/clipped_ratio"] < 1 for line in lines(run).values())
+    for line in lines(run).values():
+        if not whole:
+            assert (line["reward"], line["frac_reward_zero_std"]) == (0, 1)
+            assert (line["loss"], line["grad_norm"], line["update_norm"]) == (0, 0, 0)
+    assert not [line for line in run.metrics() if line.get("event")]
+
+
+def test_a_cut_off_answer_is_worth_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    task = replace(TASK, grade=lambda text, example: Grade(text, correct=True))
+    _, run = tune(tiny_model, tmp_path, config({"steps": 2}), task=task)
+    for line in lines(run).values():
+        assert line["reward"] == pytest.approx(1 - line["completions/clipped_ratio"])
+
+
+def test_long_questions_are_left_out(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No question of 8 leaves room for an answer"):
+        tune(tiny_model, tmp_path, config({"max_length": 20}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_generations": 1}, "num_generations"),
+        ({"beta": -1}, "beta"),
+        ({"temperature": 0}, "temperature"),
+        ({"longest": 0}, "longest"),
+        ({"lora": LoraConfig(training=Training(data=Data(data="rows.jsonl")))}, "GRPO asks the task's questions"),
+        ({"server": "http://127.0.0.1:1", "temperature": 0.7}, "with --server it must be 1"),
+        ({"server": "http://127.0.0.1:1", "weights": "all"}, "goes with --weights lora"),
+    ],
+)
+def test_what_is_out_of_range_is_named(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Config(**settings)
+
+
+def test_weights_in_parts_are_refused(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="under FSDP each process holds a part"):
+        tune(tiny_model, tmp_path, config())
+
+
+# --- a server draws ---------------------------------------------------------------------------------
+
+
+def serves(server: StubServer, logprob: float = -6.0) -> Any:
+    """A vLLM server's part: answers by a pattern of its own, an adapter at a time."""
+
+    def handle(handler: Handler, body: dict[str, Any]) -> None:
+        if handler.path.endswith("_lora_adapter"):
+            name = body["lora_name"]
+            if "un" in handler.path:
+                server.adapters = tuple(other for other in server.adapters if other != name)
+            else:
+                assert (Path(body["lora_path"]) / "adapter_model.safetensors").exists()
+                server.adapters = (*server.adapters, name)
+            handler.reply(200, b"Success")
+            return
+        assert body["model"] in server.adapters
+        answers = [[40 + i, 41, 2] if i % 2 else [40 + i, 41] for i in range(body["n"])]
+        choices = [
+            {
+                "index": i,
+                "finish_reason": "stop",
+                "token_ids": tokens,
+                "logprobs": {"token_logprobs": [logprob] * len(tokens)},
+            }
+            for i, tokens in enumerate(answers)
+        ]
+        handler.reply(200, {"choices": choices})
+
+    return handle
+
+
+def test_a_server_gets_every_updates_adapter_and_its_samples_are_learned(tiny_model: Path, tmp_path: Path) -> None:
+    server = StubServer()
+    server.always = serves(server)
+    _, run = tune(tiny_model, tmp_path, config(server=server.url))
+    server.shutdown()
+    loaded = [body["lora_name"] for _, path, body in server.calls if path == "/v1/load_lora_adapter"]
+    asked = [body for _, path, body in server.calls if path == "/v1/completions"]
+    assert len(loaded) == len(set(loaded)) == 4, "a name of its own for each update"
+    assert server.adapters == (), "none is left"
+    assert not list((run.path / "served").iterdir())
+    assert len(asked) == 4 * 2
+    assert len({body["seed"] for body in asked}) == 8
+    assert {(body["n"], body["max_tokens"], body["return_token_ids"]) for body in asked} == {(4, 6, True)}
+    assert {tuple(body["stop_token_ids"]) for body in asked} == {(2,)}
+    for line in lines(run).values():
+        assert line["completions/mean_length"] == 2.5
+        assert line["sampling/sampling_logp_difference/mean"] > 0
+    assert (run.path / "adapter").is_dir()
+
+
+def test_answers_too_far_from_the_models_own_are_not_learned(tiny_model: Path, tmp_path: Path) -> None:
+    """TRL leaves out what the model holds three times likelier than the server did."""
+    server = StubServer()
+    server.always = serves(server, logprob=-60.0)
+    _, run = tune(tiny_model, tmp_path, config({"steps": 1}, server=server.url))
+    server.shutdown()
+    assert lines(run)[1]["sampling/importance_sampling_ratio/mean"] == 0
+    assert lines(run)[1]["grad_norm"] == 0
+
+
+def test_what_a_server_refuses_is_said(tiny_model: Path, tmp_path: Path) -> None:
+    server = StubServer()
+    server.always = lambda handler, body: handler.reply(404, {"detail": "Not Found"})
+    with pytest.raises(UserError, match=r"refuses load_lora_adapter \(HTTP 404"):
+        tune(tiny_model, tmp_path, config(server=server.url))
+    server.die()
+    with pytest.raises(UserError, match="does not answer"):
+        tune(tiny_model, tmp_path / "dead", config(server=server.url))
+
+
+@pytest.mark.parametrize(
+    "choices", [[], [{"index": 0}], [{"index": i, "finish_reason": "abort", "token_ids": [3]} for i in range(4)]]
+)
+def test_an_answer_that_is_none_stops_the_training(choices: list[Any], tiny_model: Path, tmp_path: Path) -> None:
+    server = StubServer()
+    good = serves(server)
+
+    def handle(handler: Handler, body: dict[str, Any]) -> None:
+        if handler.path == "/v1/completions":
+            handler.reply(200, json.loads(json.dumps({"choices": choices})))
+        else:
+            good(handler, body)
+
+    server.always = handle
+    with pytest.raises(UserError, match="does not answer a question"):
+        tune(tiny_model, tmp_path, config(server=server.url))
+    server.shutdown()
+    assert server.adapters == (), "the adapter is taken back"
