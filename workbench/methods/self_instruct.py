@@ -48,7 +48,8 @@ class Config:
         budget: tokens, prompts and completions; no round begins behind it.
         patience: so many rounds running that keep nothing are the end.
         requests: a round, all asked together.
-        temperature, top_p: of new instructions.
+        temperature: of new instructions.
+        top_p: of new instructions.
         instruction_tokens: the longest list of them.
         instance_tokens: the longest answer with an instruction's instances.
         shots: tasks shown before instances; before a decision so many that classify, and half as many more that
