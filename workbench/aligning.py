@@ -33,15 +33,17 @@ def measure_both(session: Session, tuned: System, paths: Sample, told: Sequence[
     base, run, split = session.system(), session.run, session.setup.split
     rows = []
     for name, system, cost in (("before", base, None), ("after", tuned, cost_of(run))):
-        for kind, asked in ways(system, paths).items():
+        for kind, asked in ways(system, paths, session.task.max_tokens).items():
             result = session.measure(asked, cost, label=f"{name}: {kind}")
             rows.append(Measured(name, kind, result))
             run.write_result(result, f"{name}-{kind}".replace(" ", "-"))
     found = divergence(tuned, base.model, session.task, session.drawer)
     after = rows[len(rows) // 2].result
-    result = replace(after, metrics=tuple({**dict(after.metrics), **found.metrics()}.items()))
+    more = found.metrics() if found else {}
+    result = replace(after, metrics=tuple({**dict(after.metrics), **more}.items()))
     text = table(rows, session.store.looks(session.task.hash, split))
-    story = [f"- {line}" for line in [*course(run, told), str(found)]]
+    kl = str(found or "KL to the base cannot be told: no sample of a dev question at temperature 1 was whole")
+    story = [f"- {line}" for line in [*course(run, told), kl]]
     print(text, *story, sep="\n")
     run.write_system(tuned)
     run.write_result(result)

@@ -8,9 +8,13 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from workbench.errors import UserError
+
+Made = TypeVar("Made")
 
 
 def is_launched() -> bool:
@@ -37,6 +41,20 @@ def scratch_folder() -> Path:
     folder = tempfile.mkdtemp(prefix="workbench-helper-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
+
+
+def from_first(make: Callable[[], Made]) -> Made:
+    """What the first process makes, in all of them; the others wait for it, and make nothing."""
+    if not is_launched():
+        return make()
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState()  # the processes meet
+    made: list[Any] = [None if is_helper() else make()]
+    broadcast_object_list(made)
+    found: Made = made[0]
+    return found
 
 
 def check_single(what: str) -> None:

@@ -1,6 +1,9 @@
 """DPO: its reference is the model as it was, it goes on where it stopped, and it learns what the pairs say."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,6 +171,30 @@ def test_a_run_with_other_pairs_is_refused(tiny_model: Path, tmp_path: Path, fil
     file.write_text(text.replace("No idea", "Ask me"))
     with pytest.raises(UserError, match=r"reference\.json is of other pairs"):
         tune(tiny_model, tmp_path, settings)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tiny_model: Path, tmp_path: Path, file: Path) -> None:
+    """Updates of four prompts, two a process; pairs and reference are the first one's."""
+    flags = ["dpo", "--model", tiny_model, "--pairs", file, "--questions", "2", "--batch-size", "4", "--rank", "2"]
+    flags += ["--task-args", "practice=8", "dev=2", "test=2", "--learning-rate", "1e-2", "--precision", "float32"]
+    flags += ["--dtype", "float32", "--name", "tuned", "--quiet", "--paths.n", "2"]
+    launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--main_process_port", "0"]
+    found = []
+    for words in ([], launch):
+        runs = tmp_path / ("two" if words else "one")
+        command = [sys.executable, *words, "-m", "recipes", *flags, "--runs", runs]
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run([str(w) for w in command], env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("KL to the base") == 1, "only the first process measures"
+        every = [json.loads(line) for line in (runs / "tuned" / "metrics.jsonl").read_text().splitlines()]
+        found.append([line for line in every if "loss" in line])
+    one, two = found
+    for name in ("loss", "rewards/margins", "logps/chosen", "tokens"):
+        assert [line[name] for line in one] == pytest.approx([line[name] for line in two], rel=1e-3, abs=1e-4)
 
 
 def test_pairs_that_contradict_each_other_are_told(

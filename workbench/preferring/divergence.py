@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 from workbench.decodes import Sample
 from workbench.drawing import Drawer, requests_of
-from workbench.errors import UserError
 from workbench.stats import kl_estimates, ratio_interval
 from workbench.tasks.base import Task
 from workbench.types import Finish, Interval, Model, System
@@ -43,8 +42,12 @@ class Divergence:
         )
 
 
-def divergence(system: System, base: Model, task: Task, drawer: Drawer, *, questions: int = 200) -> Divergence:
+def divergence(
+    system: System, base: Model, task: Task, drawer: Drawer, *, questions: int = 200
+) -> Divergence | None:
     """KL(tuned ‖ base) and lengths, on one sample at temperature 1 of each of the first dev questions.
+
+    None where no sample is whole.
 
     Both models score the same tokens of the same texts; the token that ends an answer is not among them.
 
@@ -54,9 +57,6 @@ def divergence(system: System, base: Model, task: Task, drawer: Drawer, *, quest
         task: whose dev questions are asked.
         drawer: draws and scores; the base's engine comes last.
         questions: how many, at most.
-
-    Raises:
-        UserError: no sample is whole.
     """
     asked = requests_of(system, task.dev[:questions])
     longest = getattr(system.decode, "max_tokens", None)
@@ -65,16 +65,19 @@ def divergence(system: System, base: Model, task: Task, drawer: Drawer, *, quest
         id: c[0].text for id, c in drawn.completions.items() if c and c[0].finish is Finish.STOP and c[0].text
     }
     if not whole:
-        raise UserError("No sample of a dev question is whole, so that KL cannot be told. Raise --max-tokens.")
+        return None
     requests = [request for request in asked if request.id in whole]
     texts = [whole[request.id] for request in requests]
     scored: list[dict[str, list[float]]] = []
     for model in (system.model, base):
-        engine, found = drawer.engine(model), {}
+        engine = drawer.engine(model)
+        found: dict[str, list[float]] = {}
         for batch in engine.token_logprobs(requests, texts):
             found |= {id: [token.logprob for token in scores.tokens] for id, scores in batch if not scores.error}
         scored.append(found)
     ids = [request.id for request in requests if all(found.get(request.id) for found in scored)]
+    if not ids:
+        return None
     each = [kl_estimates(scored[0][id], scored[1][id]) for id in ids]
     return Divergence(
         kl=_mean([float(k1.sum()) for k1, _, _ in each]),

@@ -8,6 +8,7 @@ from workbench.drawing import Drawer
 from workbench.errors import UserError, check_range
 from workbench.files import read_json, write_json
 from workbench.identity import file_hash, from_json, to_json
+from workbench.launch import from_first
 from workbench.preferring.pairs import Pair, conflicts, read_pairs, write_pairs
 from workbench.preferring.verifier import verifier_pairs
 from workbench.runs import Run
@@ -95,11 +96,17 @@ def pairs_for(
             raise UserError(f"{config.pairs} has no pair.")
         if wrong := conflicts(pairs):
             print(
-                f"warning: {config.pairs}: {wrong} of {len(pairs)} pairs contradict another one of their prompt, with "
-                "chosen and rejected the other way round.",
+                f"warning: {config.pairs}: {wrong} of {len(pairs)} pairs contradict another one of their prompt, "
+                "with chosen and rejected the other way round.",
                 file=sys.stderr,
             )
         return Given(pairs, str(config.pairs), file_hash(config.pairs), CostToMake())
+    return from_first(lambda: _made(config, system, task, run, drawer, split, questions))
+
+
+def _made(
+    config: Pairs, system: System, task: Task, run: Run, drawer: Drawer, split: str, questions: int | None
+) -> Given:
     file, about = run.path / f"pairs-{split}.jsonl", run.path / f"pairs-{split}.json"
     if not about.exists():
         pairs, counts, cost = verifier_pairs(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from workbench.cost import EnergyMeter
 from workbench.engines.encode import Encoder
@@ -16,6 +15,7 @@ from workbench.engines.packing import Tokens, rows_that_fit
 from workbench.errors import UserError
 from workbench.files import read_json, write_json
 from workbench.identity import short_hash
+from workbench.launch import from_first
 from workbench.preferring.pairs import Pair
 from workbench.progress import Bar
 from workbench.runs import Run
@@ -115,11 +115,13 @@ def with_reference(
     """
     file = Path(run.path / "reference.json")
     key = short_hash([content, [[row.ids for row in group.rows] for group in groups]])
-    first = PartialState().is_main_process
-    if not file.exists() and first:
-        _compute(groups, objective, run, key, precision, quiet)
-    PartialState().wait_for_everyone()
-    found = read_json(file)
+
+    def computed() -> Any:
+        if not file.exists():
+            _compute(groups, objective, run, key, precision, quiet)
+        return read_json(file)
+
+    found = from_first(computed)
     if found["of"] != key:
         raise UserError(
             f"{file} is of other pairs, or of another model. Give this run another --name, or --overwrite."
