@@ -85,7 +85,7 @@ class Run(RunFolder):
         plain = json.loads(json.dumps(to_json(config), default=str))
         path = Path(root) / checked_name(name or f"{recipe}-{short_hash([recipe, plain])}")
         if is_helper():
-            made = path / ("model" if recipe == "sft" else "adapter")
+            made = path / {"sft": "model", "reward_model": "reward_model"}.get(recipe, "adapter")
             if made.is_dir() and not overwrite:  # nothing is left to train, and the first process knows
                 raise SystemExit(0)
             path = scratch_folder() / path.name

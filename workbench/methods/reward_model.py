@@ -20,11 +20,10 @@ from workbench.errors import UserError, check_range
 from workbench.files import read_json, write_atomic, write_json
 from workbench.hub import join_card, split_card
 from workbench.identity import to_json
-from workbench.launch import is_helper
 from workbench.methods.lora import Config as LoraConfig
 from workbench.methods.lora import peft_settings
 from workbench.preferring.given import Given, Pairs, pairs_for
-from workbench.preferring.pairs import Pair
+from workbench.preferring.pairs import read_pairs, write_pairs
 from workbench.runs import Run
 from workbench.tasks.base import Task
 from workbench.training.card import cost_of, finish, model_card, together, with_load_section
@@ -32,6 +31,7 @@ from workbench.training.config import Data, Training
 from workbench.types import Model, System
 
 FOLDER = "reward_model"
+_HELD = "pairs-held-out.jsonl"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Config:
         pairs: which pairs are learned from; those that are made have their held-out ones from dev.
         held_out: of a file, the share of its prompts whose pairs are not learned from and measured.
         weights: what learns beside the head: a LoRA adapter, which is merged, or all weights.
-        lora: the adapter, where one learns, and the training; its batch_size and examples count prompts.
+        lora: the adapter, where one learns, and the training; its batch_size and examples count prompts, of which
+            the latter are those that are sampled.
 
     Raises:
         UserError: a value is out of range, or data of fine-tuning are named.
@@ -82,14 +83,14 @@ def adapt(system: System, task: Task, config: Config, run: Run, drawer: Drawer, 
             sequence classification, or too little disk; a run that was interrupted goes on.
     """
     folder = run.path / FOLDER
-    if not (run.path / "held_out.json").exists():
+    if not folder.is_dir():
         if system.model.quantization is not None:
             raise UserError("A reward model is merged into its base, which must not be quantised: leave it out.")
         learned, held = _pairs(config, system, task, run, drawer)
         drawer.close()
-        if not folder.is_dir():
-            _train(system, config, run, learned, folder, quiet)
-        _judge(run, held, folder)
+        _train(system, config, run, learned, held, folder, quiet)
+    if not (run.path / "held_out.json").exists():
+        _judge(run, folder)
     decode = system.decode
     how = vars(decode) if isinstance(decode, Sample) else {}
     if isinstance(decode, Greedy):
@@ -100,18 +101,19 @@ def adapt(system: System, task: Task, config: Config, run: Run, drawer: Drawer, 
     return best
 
 
-def _pairs(config: Config, system: System, task: Task, run: Run, drawer: Drawer) -> tuple[Given, Given | None]:
-    """(to learn from, held out); None where another process measures."""
+def _pairs(config: Config, system: System, task: Task, run: Run, drawer: Drawer) -> tuple[Given, Given]:
+    """(to learn from, held out)."""
     from workbench.preferring.held_out import split
 
-    given = pairs_for(config.pairs, system, task, run, drawer)
+    questions = config.lora.training.examples
+    given = pairs_for(config.pairs, system, task, run, drawer, questions=questions)
     if config.pairs.pairs is None:
-        return given, None if is_helper() else pairs_for(config.pairs, system, task, run, drawer, split="dev")
+        return given, pairs_for(config.pairs, system, task, run, drawer, split="dev")
     learned, held = split(given.pairs, config.held_out)
     return replace(given, pairs=learned), replace(given, pairs=held, source=f"{config.pairs.pairs.name}, held out")
 
 
-def _train(system: System, config: Config, run: Run, given: Given, folder: Path, quiet: bool) -> None:
+def _train(system: System, config: Config, run: Run, given: Given, held: Given, folder: Path, quiet: bool) -> None:
     from peft import get_peft_model
 
     from workbench.engines.reward_head import with_reward_head
@@ -126,7 +128,8 @@ def _train(system: System, config: Config, run: Run, given: Given, folder: Path,
     base, encoder = base_and_encoder(system, training, all_weights=whole)
     groups, counts = rows_of_pairs(given.pairs, encoder, within_context(base, training))
     about = {"source": given.source, "hash": given.hash, "format": "pairs", "loss_is": "a pair", **counts}
-    write_json(run.path / "data.json", about)
+    write_pairs(run.path / _HELD, held.pairs)
+    write_json(run.path / "data.json", about | {"held_out": held.source})
     adapted: Any = None if whole else get_peft_model(base, peft_settings(base, config.lora))
     weights = with_reward_head(base, encoder.tokenizer)
     if whole:
@@ -142,15 +145,13 @@ def _train(system: System, config: Config, run: Run, given: Given, folder: Path,
     save_model(weights, tokenizer, folder, training.precision)
 
 
-def _judge(run: Run, held: Given | None, folder: Path) -> None:
+def _judge(run: Run, folder: Path) -> None:
     from workbench.engines.scorer import RewardModel
     from workbench.instructing.reliability import Reading, diagram
     from workbench.preferring.held_out import judged
 
-    assert held is not None, "the first process measures"
-    pairs: list[Pair] = held.pairs
     scorer = RewardModel(folder)
-    told = judged(pairs, scorer) | {"source": held.source, "hash": held.hash}
+    told = judged(read_pairs(run.path / _HELD), scorer) | {"source": read_json(run.path / "data.json")["held_out"]}
     scorer.close()
     sure, right, groups = (tuple(told.pop(name)) for name in ("sure", "right", "groups"))
     write_atomic(
