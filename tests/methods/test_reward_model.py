@@ -151,8 +151,11 @@ def test_interrupted_equals_uninterrupted(tiny_model: Path, tmp_path: Path, file
     ours, theirs = (load_file(run.path / "reward_model" / "model.safetensors") for run in (again, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     made = (again.path / "reward_model" / "model.safetensors").stat().st_mtime_ns
+    told = read_json(again.path / "held_out.json")
+    (again.path / "held_out.json").unlink()  # as if it was killed between training and measuring
     train(tiny_model, tmp_path / "cut", settings)
     assert (again.path / "reward_model" / "model.safetensors").stat().st_mtime_ns == made, "it is not run again"
+    assert read_json(again.path / "held_out.json") == told
 
 
 def test_pairs_that_are_made_are_held_out_from_dev(
