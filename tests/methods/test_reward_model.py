@@ -99,6 +99,11 @@ def test_it_starts_undecided_and_learns_the_pairs(tiny_model: Path, tmp_path: Pa
     assert (about["learned"], about["prompts"]) == (14, 7)
     card = (run.path / "README.md").read_text()
     assert "pipeline_tag: text-classification" in card
+    assert "A reward model made with the LLM workbench" in card
+    assert "through the model's chat template. Its pairs bring prompts of their own.\n" in card
+    assert "BestOfN" not in card
+    assert "It learned on 14 examples; none were too long." in card
+    assert "The loss was 0.693 nats a pair at update 1" in card
     assert "AutoModelForSequenceClassification.from_pretrained" in card
     assert "Accuracy 100.0 % (95 % interval over prompts" in card
     assert "![Accuracy by confidence](calibration.svg)" in card
@@ -145,6 +150,11 @@ def test_interrupted_equals_uninterrupted(tiny_model: Path, tmp_path: Path, file
     _, whole = train(tiny_model, tmp_path / "whole", settings)
     with pytest.raises(KeyboardInterrupt):
         train(tiny_model, tmp_path / "cut", settings, stop=2)
+    text = file.read_text()
+    file.write_text(text.replace("It is", "So it is", 1))
+    with pytest.raises(UserError, match="was begun with other pairs"):
+        train(tiny_model, tmp_path / "cut", settings)
+    file.write_text(text)
     _, again = train(tiny_model, tmp_path / "cut", settings)
     last = {line["step"]: line["loss"] for line in lines(again)}
     assert last == {line["step"]: line["loss"] for line in lines(whole)}

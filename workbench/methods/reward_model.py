@@ -9,6 +9,7 @@ and pairs are right against wrong samples of the model itself, where no file of 
 What comes out is transformers' sequence classification with one label, LoRA merged, in the run's `reward_model/`.
 """
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -127,9 +128,18 @@ def _train(system: System, config: Config, run: Run, given: Given, held: Given, 
     training, whole = config.lora.training, config.weights == "all"
     base, encoder = base_and_encoder(system, training, all_weights=whole)
     groups, counts = rows_of_pairs(given.pairs, encoder, within_context(base, training))
-    about = {"source": given.source, "hash": given.hash, "format": "pairs", "loss_is": "a pair", **counts}
+    record = run.path / "data.json"
+    if record.exists() and read_json(record)["hash"] != given.hash:
+        raise UserError(f"{run.path} was begun with other pairs. Give this run another --name, or --overwrite.")
+    about: dict[str, Any] = {
+        "source": given.source,
+        "hash": given.hash,
+        "format": "pairs",
+        "loss_is": "nats a pair",
+    }
+    about |= {name: counts[name] for name in ("learned", "prompts", "too_long")}  # no token is learned to be said
     write_pairs(run.path / _HELD, held.pairs)
-    write_json(run.path / "data.json", about | {"held_out": held.source})
+    write_json(record, about | {"held_out": held.source})
     adapted: Any = None if whole else get_peft_model(base, peft_settings(base, config.lora))
     weights = with_reward_head(base, encoder.tokenizer)
     if whole:
@@ -165,8 +175,10 @@ def _card(best: System, task: Task, config: Config, run: Run, folder: Path) -> s
     from workbench.preferring.held_out import in_words
 
     card = model_card("reward model", replace(best, model=Model(str(folder))), task, config, run)
-    card = with_load_section(card, _LOADING)
-    matter, text = split_card(card)
+    matter, text = split_card(with_load_section(card, _LOADING))
+    own = "Its pairs are answers to it." if config.pairs.pairs is None else "Its pairs bring prompts of their own."
+    text = text.replace("Tuned by reward model with", "A reward model made with", 1)
+    text = re.sub(r"It (learned the|did not learn)[^\n]* The answer is found by BestOfN\.", own, text, count=1)
     figures = "\n".join(f"- {line}" for line in in_words(read_json(run.path / "held_out.json")).splitlines())
     text += f"""
 ## Held-out pairs
@@ -177,7 +189,7 @@ Vertical lines are Wilson's 95 % intervals, as if pairs were independent; the nu
 
 ![Accuracy by confidence](calibration.svg)
 """
-    return join_card(matter | {"pipeline_tag": "text-classification"}, text)
+    return join_card(matter | {"pipeline_tag": "text-classification", "tags": ["reward-model"]}, text)
 
 
 _LOADING = f"""## How to load it
