@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from workbench.decodes import BestOfN, Greedy, Sample
+from workbench.decodes import BestOfN, Decode, Greedy, Sample
 from workbench.drawing import Drawer
 from workbench.engines import EngineConfig
 from workbench.engines.scorer import RewardModel
@@ -29,7 +29,7 @@ from workbench.tasks.arithmetic import Config as ArithmeticConfig
 from workbench.tasks.arithmetic import load
 from workbench.training.card import cost_of
 from workbench.training.config import Data, Training
-from workbench.types import Completion, Decode, Finish, Message, Model, Request, System
+from workbench.types import Completion, Finish, Message, Model, Request, System
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
