@@ -1,11 +1,12 @@
 """The ladder: rungs fill slots and compose, what is done is not done again, and the estimate comes first."""
 
+import json
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -13,12 +14,17 @@ from workbench.decodes import Majority, Sampling
 from workbench.engines import EngineConfig
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
-from workbench.ladder import TUNING, climb
+from workbench.ladder import DRAWING, TUNING, climb
+from workbench.methods.dpo import Config as DpoConfig
 from workbench.methods.few_shot import Config as FewShotConfig
+from workbench.methods.grpo import Config as GrpoConfig
+from workbench.methods.lora import Config as LoraConfig
 from workbench.methods.prompt_search import Config as SearchConfig
+from workbench.methods.reward_model import Config as RewardConfig
 from workbench.methods.soft_prompt import PrefixTuning, PromptTuning
+from workbench.preferring.given import Pairs
 from workbench.report import Rung
-from workbench.rungs import DEFAULT, DEFAULTS, RUNGS, Config
+from workbench.rungs import DEFAULT, DEFAULTS, RUNGS, Config, Tuned
 from workbench.session import Session, Setup
 from workbench.training.config import Training
 from workbench.types import Request, Selection
@@ -55,7 +61,7 @@ def climbed(setup: Setup, *rungs: str, **changes: Any) -> list[Rung]:
 PLAIN = tuple(
     name
     for name, slots in RUNGS.items()
-    if not (slots.tuned or slots.searched or slots.calibrated)
+    if not (slots.tuned or slots.searched or slots.calibrated or slots.scored)
     and slots.exemplars not in ("balanced", "sentence-transformer")
 )
 
@@ -114,6 +120,38 @@ def test_soft_prompts_are_learned_once_for_all_their_rungs(setup: Setup, tiny_mo
     for kind, parameters in (("prompt-tuning", 3 * 32), ("prefix-tuning", 3 * 2 * 2 * 16)):
         assert costs[kind] == costs[f"{kind}-majority-vote"]
         assert costs[kind].parameters == parameters
+
+
+def test_every_way_of_tuning_is_there() -> None:
+    assert set(get_args(Tuned)) == TUNING.keys() | DRAWING.keys()
+    assert not TUNING.keys() & DRAWING.keys()
+    assert all(Config().tuning(how) is not None for how in get_args(Tuned))
+
+
+def test_rungs_of_preferences_and_rewards(setup: Setup, tiny_model: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"What is {i} plus 2?", "chosen": f"It is {i + 2}.", "rejected": "Who knows?"}
+        for i in range(12)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = Pairs(pairs=tmp_path / "pairs.jsonl")
+    training = Training(epochs=1, batch_size=4, precision="float32")
+    drawing = replace(training, steps=2, batch_size=2)
+    real = replace(setup, model=str(tiny_model), engine=EngineConfig(dtype="float32"), questions=2)
+    settings = {
+        "dpo": DpoConfig(pairs=pairs, lora=LoraConfig(rank=2, training=training)),
+        "grpo": GrpoConfig(num_generations=2, longest=4, lora=LoraConfig(rank=2, training=drawing)),
+        "best_of_n": RewardConfig(pairs=pairs, held_out=0.3, lora=LoraConfig(rank=2, training=training)),
+    }
+    names = ("zero-shot", "dpo", "dpo-majority-vote", "grpo", "best-of-n", "majority-vote")
+    found = {rung.name: rung.result for rung in climbed(real, *names, **settings)}
+    assert found["dpo"].cost_to_make == found["dpo-majority-vote"].cost_to_make
+    assert found["dpo"].cost_to_make.parameters == found["grpo"].cost_to_make.parameters > 0
+    assert found["grpo"].cost_to_make.tokens > 0
+    assert found["best-of-n"].cost_to_make.tokens > 0
+    [folder] = setup.runs.glob("ladder-*/reward-model/reward_model")
+    assert (folder / "config.json").exists()
+    assert climbed(real, *names, **settings)[1].result == found["dpo"], "what is done is not done again"
 
 
 def test_a_finished_rung_is_not_done_again_and_a_new_one_is(setup: Setup, asked: list[int]) -> None:

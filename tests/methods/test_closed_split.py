@@ -1,6 +1,7 @@
 """No method sees the test split: each one's `adapt` runs on a task that raises when its test is touched."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from workbench.engines import EngineConfig, open_engine
 from workbench.harness import questions_of
 from workbench.methods import (
     adapters,
+    dpo,
     few_shot,
     grpo,
     head,
@@ -20,6 +22,7 @@ from workbench.methods import (
     lora,
     prompt_search,
     qlora,
+    reward_model,
     self_improve,
     sft,
     soft_prompt,
@@ -100,6 +103,20 @@ def adapt_self_improve(system: System, task: Task, root: Path) -> None:
         self_improve.adapt(system, task, config, run, drawer, quiet=True)
 
 
+def adapt_dpo(system: System, task: Task, root: Path) -> None:
+    settings = lora.Config(rank=2, training=replace(TRAINING, steps=1))
+    with Run.open(root, "dpo", {}) as run, Store(root / "completions.sqlite") as store:
+        drawer = Drawer(EngineConfig("fake"), store, quiet=True)  # two random layers are never right
+        dpo.adapt(system, task, dpo.Config(lora=settings), run, drawer, quiet=True)
+
+
+def adapt_reward_model(system: System, task: Task, root: Path) -> None:
+    settings = lora.Config(rank=2, training=replace(TRAINING, steps=1))
+    with Run.open(root, "reward_model", {}) as run, Store(root / "completions.sqlite") as store:
+        drawer = Drawer(EngineConfig("fake"), store, quiet=True)
+        reward_model.adapt(system, task, reward_model.Config(lora=settings), run, drawer, quiet=True)
+
+
 def adapt_sft(system: System, task: Task, root: Path) -> None:
     with Run.open(root, "sft", {}) as run:
         sft.adapt(system, task, sft.Config(training=TRAINING), run, quiet=True)
@@ -124,6 +141,7 @@ def adapt_soft_prompt(system: System, task: Task, root: Path) -> None:
 
 METHODS: dict[str, Callable[[System, Task, Path], None]] = {
     "adapters": adapt_adapters,
+    "dpo": adapt_dpo,
     "few_shot": adapt_few_shot,
     "grpo": adapt_grpo,
     "head": adapt_head,
@@ -131,6 +149,7 @@ METHODS: dict[str, Callable[[System, Task, Path], None]] = {
     "lora": adapt_lora,
     "prompt_search": adapt_prompt_search,
     "qlora": adapt_qlora,
+    "reward_model": adapt_reward_model,
     "self_improve": adapt_self_improve,
     "sft": adapt_sft,
     "soft_prompt": adapt_soft_prompt,
