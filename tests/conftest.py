@@ -95,6 +95,21 @@ def embedded_model() -> Model:
 
 
 @pytest.fixture(scope="session")
+def real_vllm(tmp_path_factory: pytest.TempPathFactory, embedded_model: Model) -> Iterator[Any]:
+    """A real vLLM server that the tests marked `vllm` share; it starts with the first `real_vllm.up()`."""
+    from real_vllm import RealVllm
+
+    server = RealVllm(tmp_path_factory.mktemp("real-vllm"))
+    yield server
+    server.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of real servers come last, one after another, so that the one they share is idle in no other's."""
+    items.sort(key=lambda item: item.get_closest_marker("vllm") is not None)
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Data sets that are not part of the repository: the folder `shared/data` beside or in the checkout."""
     root = Path(__file__).resolve().parents[1]

@@ -1,21 +1,15 @@
 """The vllm engine against a real vLLM server on the CPU, with the embedded model.
 
-The server runs from an environment of its own: `.venv-vllm`, or the interpreter that WORKBENCH_VLLM_PYTHON
-names. It is started once for this file.
+The server is `real_vllm.py`'s, from `.venv-vllm` or the interpreter that WORKBENCH_VLLM_PYTHON names.
 """
 
-import os
-import signal
-import socket
-import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
-from interpreters import NEEDS_VLLM, VLLM
+from interpreters import NEEDS_VLLM
 from soft_adapter import save_adapter
 
 from workbench.decodes import Sampling
@@ -32,44 +26,10 @@ pytestmark = NEEDS_VLLM
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    # Eager: compiling takes longer than these tests do.
-    command = f"-m vllm.entrypoints.openai.api_server --served-model-name {NAME} --host 127.0.0.1 --port {port}"
-    command += " --generation-config vllm --max-model-len 2048 --dtype bfloat16 --enforce-eager"
-    command += " --enable-prompt-embeds --model"
-    log = tmp_path_factory.mktemp("vllm") / "server.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [str(VLLM), *command.split(), str(model_folder(NAME))],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"},
-            start_new_session=True,
-        )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 300
-        while not healthy(address):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-5000:]
-            time.sleep(1)
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
-
-
-def healthy(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/health", timeout=5).is_success
-    except httpx.RequestError:
-        return False
+def url(real_vllm: Any) -> str:
+    """Of a server that this process does not know as its own: it could be anybody's."""
+    address: str = real_vllm.up().url
+    return address
 
 
 @pytest.fixture
@@ -107,7 +67,7 @@ def test_tokens_are_counted_as_they_are_read(engine: VllmEngine) -> None:
 
 
 def test_an_unknown_served_name_is_refused_with_those_that_exist(url: str) -> None:
-    with pytest.raises(UserError, match=rf"Did you mean '{NAME}'\? There are: {NAME}"):
+    with pytest.raises(UserError, match=rf"Did you mean '{NAME}'\? There are: .*{NAME}"):
         VllmEngine(Model("smollm2-135m"), [url]).version  # noqa: B018
 
 

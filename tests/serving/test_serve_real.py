@@ -1,24 +1,22 @@
-"""`workbench serve` with a real vLLM on the CPU: the embedded model, LoRAs, canaries, a reload, and the end.
+"""`workbench serve` with a real vLLM on the CPU: the embedded model, LoRAs, canaries, a reload.
 
-The interpreter with vLLM is `.venv-vllm`'s, or the one that WORKBENCH_VLLM_PYTHON names.
+How a server ends is in `test_server_killed.py`. The interpreter with vLLM is `.venv-vllm`'s, or the one that
+WORKBENCH_VLLM_PYTHON names.
 """
 
 import os
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from interpreters import NEEDS_VLLM, VLLM
 
-from workbench.adapters import save_adapter
 from workbench.decodes import Sampling
 from workbench.engines.vllm import VllmEngine
 from workbench.errors import UserError
-from workbench.models import EMBEDDED, cache_folder, load_base, model_folder
+from workbench.models import EMBEDDED, model_folder
 from workbench.server_state import ServerState, read_states
 from workbench.serving import server
 from workbench.serving.config import ServeConfig
@@ -27,30 +25,6 @@ from workbench.serving.server import reload, start, stop
 from workbench.types import Message, Model, Request
 
 pytestmark = NEEDS_VLLM
-
-
-@pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory, embedded_model: Model) -> Path:
-    """Two LoRAs of the rank 8 and a soft prompt, whose values were drawn and not learned."""
-    import torch
-    from peft import LoraConfig, PromptTuningConfig, get_peft_model
-
-    root = tmp_path_factory.mktemp("adapters")
-    for seed, name in enumerate(("one", "two", "soft")):
-        torch.manual_seed(seed)
-        base = load_base(embedded_model, "bfloat16", "cpu")
-        kind: Any = (
-            PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
-            if name == "soft"
-            else LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
-        )
-        adapted = get_peft_model(base, kind)
-        with torch.no_grad():
-            for weight_name, weight in adapted.named_parameters():
-                if "lora_B" in weight_name:
-                    weight.normal_(std=0.2)
-        save_adapter(adapted, embedded_model, root / name)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +49,10 @@ def answer(state: ServerState, adapter: str | None) -> str:
     return completion.text
 
 
-def test_serve_for_real(cache: Path, adapters: Path, port: int) -> None:
-    """One start for all of it: a start takes half a minute."""
-    one, two, soft = (str(adapters / name) for name in ("one", "two", "soft"))
-    state = start(
-        ServeConfig(adapters=(f"a={one}", soft), python=VLLM, port=port, max_model_len=2048, max_loras=2)
-    )
+def test_serve_for_real(real_vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, soft = (str(real_vllm.adapters / name) for name in ("one", "two", "soft"))
+    state = real_vllm.up()
+    monkeypatch.setenv("WORKBENCH_CACHE", str(real_vllm.cache))
     assert state.health == "healthy" and state.version == "0.32.0 cpu" and state.note == ""
     # What was seen: see BOUNDS.
     largest = {c.check: max(o.value for o in state.canaries if o.check == c.check) for c in state.canaries}
@@ -97,20 +69,12 @@ def test_serve_for_real(cache: Path, adapters: Path, port: int) -> None:
     assert {adapter: answer(state, adapter) for adapter in before} == before
     assert reload(ServeConfig(adapters=(f"a={two}",)))[1] == []
     with pytest.raises(UserError, match=r"has room for 2 LoRAs"):
-        reload(ServeConfig(adapters=(f"c={adapters / 'one'}", f"d={two}")))
-
-    os.kill(state.pid, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(state.pid)], timeout=10)
-    [dead] = read_states()
-    assert dead.health == "dead"
-    stop(dead)
-    assert processes_of(dead) == [] and read_states() == []
-    assert not any((cache_folder() / "servers" / "adapters").iterdir())
+        reload(ServeConfig(adapters=(f"c={one}", f"d={two}")))
 
 
 @pytest.mark.slow
 def test_a_fault_of_vllm_is_caught(
-    cache: Path, adapters: Path, port: int, monkeypatch: pytest.MonkeyPatch
+    cache: Path, real_vllm: Any, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the slot that `serve` keeps empty, the base gets another's LoRA in mixed batches."""
     whole = server.command_line
@@ -122,7 +86,7 @@ def test_a_fault_of_vllm_is_caught(
         return command
 
     monkeypatch.setattr(server, "command_line", too_few_slots)
-    texts = tuple(f"{name}={adapters / name}" for name in ("one", "two"))
+    texts = tuple(f"{name}={real_vllm.adapters / name}" for name in ("one", "two"))
     with pytest.raises(UserError, match=rf"canaries failed.\n    {EMBEDDED}, prefill") as refused:
         start(ServeConfig(adapters=texts, python=VLLM, port=port, max_model_len=2048, max_loras=2))
     assert "one-" not in str(refused.value), "only the base is wrong"

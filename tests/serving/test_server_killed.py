@@ -7,15 +7,16 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from interpreters import NEEDS_VLLM, VLLM
+from interpreters import NEEDS_VLLM
 
 from workbench.models import EMBEDDED
 from workbench.server_state import ServerState, read_states
+from workbench.serving.process import processes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTIONS, N = 12, 16
@@ -33,21 +34,17 @@ def workbench(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.fixture
-def address(port: int) -> Iterator[int]:
-    """A port; its server ends with the test."""
-    yield port
-    workbench("serve", "stop", "--port", str(port)).communicate(timeout=120)
-
-
-def serve(port: int) -> ServerState:
+def serve(server: Any) -> ServerState:
+    told = server.settings
     # The canaries have their own tests; a second model in memory would only make this one slower.
-    flags = ("--python", str(VLLM), "--port", str(port), "--max-model-len", "1024", "--canaries", "self")
-    process = workbench("serve", *flags)
+    flags = ["--python", str(told["python"]), "--port", str(server.port), "--canaries", "self"]
+    for name in ("max_model_len", "max_loras"):
+        flags += ["--" + name.replace("_", "-"), str(told[name])]
+    process = workbench("serve", *flags, "--adapters", *told["adapters"])
     _, words = process.communicate(timeout=400)
     assert process.returncode == 0, words
-    [state] = [state for state in read_states() if state.port == port]
-    assert state.health == "healthy"
+    [state] = read_states()
+    assert (state.health, state.port) == ("healthy", server.port)
     return state
 
 
@@ -71,24 +68,14 @@ def drawn(url: str) -> float:
     return float(value)
 
 
-def test_a_run_goes_on_behind_a_server_that_was_killed(tmp_path: Path, address: int) -> None:
-    port = address
-    state = serve(port)
-    run = (
-        *("majority_vote", "--questions", str(QUESTIONS), "--n", str(N), "--max-tokens", "64"),
-        *(
-            "--model",
-            EMBEDDED,
-            "--engine",
-            "vllm",
-            "--endpoint",
-            state.url,
-            "--runs",
-            str(tmp_path),
-            "--name",
-            "vote",
-        ),
-    )
+def test_a_run_goes_on_behind_a_server_that_was_killed(
+    tmp_path: Path, real_vllm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is the one that other tests were served by."""
+    state = real_vllm.up()
+    monkeypatch.setenv("WORKBENCH_CACHE", str(real_vllm.cache))
+    what = f"majority_vote --questions {QUESTIONS} --n {N} --max-tokens 64 --model {EMBEDDED} --name vote"
+    run = (*what.split(), "--engine", "vllm", "--endpoint", state.url, "--runs", str(tmp_path))
     store = tmp_path / "completions.sqlite"
     process = workbench(*run)
     deadline = time.monotonic() + 200
@@ -102,12 +89,15 @@ def test_a_run_goes_on_behind_a_server_that_was_killed(tmp_path: Path, address: 
     assert "Traceback" not in words
     stored = rows(store)
     assert before.items() <= stored.items() and len(stored) < QUESTIONS * N
-    assert [found.health for found in read_states() if found.port == port] == ["dead"]
-    process = workbench("serve", "stop", "--port", str(port))
+    [dead] = read_states()
+    assert dead.health == "dead"
+    process = workbench("serve", "stop", "--port", str(real_vllm.port))
     process.communicate(timeout=120)
-    assert process.returncode == 0, "what its first process left behind is ended too"
+    assert process.returncode == 0
+    assert processes_of(dead) == [], "what its first process left behind is ended too"
+    assert read_states() == [] and not any((real_vllm.cache / "servers" / "adapters").iterdir())
 
-    state = serve(port)
+    state = serve(real_vllm)
     already = drawn(state.url)  # by its canaries
     process = workbench(*run)
     told, words = process.communicate(timeout=400)
