@@ -73,6 +73,7 @@ def test_its_rewards_are_transformers_own_in_a_padded_batch(folder: Path) -> Non
     assert [c.logprob for c in found] == pytest.approx(expected, abs=1e-4)
     assert max(expected) - min(expected) > 0.1
     assert {c.finish for c in found} == {Finish.SCORED}
+    assert [c.text for c in found] == [text for _, text in ASKED]
     assert [c.prompt_tokens + c.completion_tokens for c in found] == [len(row) for row in rows]
 
 

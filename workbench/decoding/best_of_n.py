@@ -31,7 +31,8 @@ class Scorer(Protocol):
     def rewards(self, asked: Sequence[tuple[Request, str]]) -> Iterator[list[tuple[int, Completion]]]:
         """The rewards of answers in batches, as (place in `asked`, completion).
 
-        The completion's `logprob` is the reward, a number without a unit; one that failed finished with `error`.
+        The completion has the answer's text, and its `logprob` is the reward, a number without a unit; one that
+        failed finished with `error`.
         """
 
     def close(self) -> None:

@@ -132,7 +132,7 @@ class RewardModel:
             prompt, said = self.encoder.encode_completion(request, text)
             if len(prompt) + len(said) > longest:
                 problem = f"{len(prompt) + len(said)} tokens, more than the reward model's {longest}"
-                yield [(place, Completion(0, "", len(prompt), len(said), finish=Finish.ERROR, error=problem))]
+                yield [(place, Completion(0, text, len(prompt), len(said), finish=Finish.ERROR, error=problem))]
             else:
                 rows.append((place, len(prompt), read_at_end([*prompt, *said])))
         rows.sort(key=lambda row: row[2].ids)
@@ -146,7 +146,9 @@ class RewardModel:
             yield [
                 (
                     place,
-                    Completion(0, "", prompt, len(row.ids) - 1 - prompt, value, seconds, Finish.SCORED),
+                    Completion(
+                        0, asked[place][1], prompt, len(row.ids) - 1 - prompt, value, seconds, Finish.SCORED
+                    ),
                 )
                 for (place, prompt, row), value in zip(batch, values, strict=True)
             ]
@@ -209,8 +211,8 @@ class RewardServer:
             value = _reward_in(answer)
         except ServerError as error:
             problem = self._servers.scrub(str(error))
-            return [(place, Completion(0, "", len(prompt), len(said), finish=Finish.ERROR, error=problem))]
-        return [(place, Completion(0, "", len(prompt), len(said), value, seconds, Finish.SCORED))]
+            return [(place, Completion(0, text, len(prompt), len(said), finish=Finish.ERROR, error=problem))]
+        return [(place, Completion(0, text, len(prompt), len(said), value, seconds, Finish.SCORED))]
 
     def close(self) -> None:
         """Nothing to free."""
