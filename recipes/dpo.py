@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from workbench.aligning import measure_both
+from workbench.aligning import align
 from workbench.command import Flat, run_script
 from workbench.decodes import Sample
 from workbench.methods.dpo import Config as DpoConfig
@@ -31,10 +31,13 @@ class Config:
 def main(config: Config) -> Result:
     """Train; measure both models; write the card."""
     with Session("dpo", config.setup, config) as session:
-        tuned = adapt(
-            session.system(), session.task, config.dpo, session.run, session.drawer, quiet=config.setup.quiet
+        base, run, quiet = session.system(), session.run, config.setup.quiet
+        return align(
+            session,
+            lambda: adapt(base, session.task, config.dpo, run, session.drawer, quiet=quiet),
+            config.paths,
+            _TOLD,
         )
-        return measure_both(session, tuned, config.paths, _TOLD)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Beside the accuracies, greedy and sampled, with their paired tests: KL to the ba
 the training went.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from workbench.decodes import Sample
@@ -13,23 +13,29 @@ from workbench.preferring.divergence import divergence
 from workbench.runs import RunFolder
 from workbench.session import Session
 from workbench.training.card import cost_of, result_section
+from workbench.tuning import check_engine
 from workbench.types import Result, System
 
 _SMOOTHED = 10  # updates that are averaged at the beginning and the end of a training
 
 
-def measure_both(session: Session, tuned: System, paths: Sample, told: Sequence[str]) -> Result:
-    """Measure the base and the tuned model, tell both, and complete the card.
+def align(session: Session, adapt: Callable[[], System], paths: Sample, told: Sequence[str]) -> Result:
+    """Train, measure the base and the tuned model, tell both, and complete the card.
 
     Args:
-        session: its System is the base, its run holds what was trained.
-        tuned: the base's System with another model.
+        session: its System is the base, its run holds what is trained.
+        adapt: trains, and gives the base's System with another model.
         paths: how samples are drawn, for one sample and for a vote of all.
         told: metrics of the training that are told as they were in its first and its last updates.
 
     Returns:
         The tuned model's result under its own decode, with KL and length among its metrics.
+
+    Raises:
+        UserError: the engine is a server's, which does not know the model; or as `adapt`.
     """
+    check_engine(session)
+    tuned = adapt()
     base, run, split = session.system(), session.run, session.setup.split
     rows = []
     for name, system, cost in (("before", base, None), ("after", tuned, cost_of(run))):

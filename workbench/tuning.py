@@ -34,7 +34,7 @@ def tune(session: Session, adapt: Adapt, name: str, config: Any) -> tuple[System
         UserError: as the method; and under `accelerate launch`, which is for one training.
     """
     check_single("this recipe")
-    _check_engine(session)
+    check_engine(session)
     session.close_engine()
     content = {"recipe": name, **content_of(config), "task_hash": session.task.hash}
     with Run.open(session.run.path, name, content, name=name) as run:
@@ -58,7 +58,7 @@ def tune_and_measure(
     Raises:
         UserError: as the method, and as `forgetting.open_probe`, which speaks before hours of training.
     """
-    _check_engine(session)
+    check_engine(session)
     probe = open_probe(forgetting or Forgetting(), session.task)
     dev: dict[str, Interval] = {}
     if len(variants) == 1:
@@ -87,7 +87,7 @@ def tune_and_measure(
     return result
 
 
-def _check_engine(session: Session) -> None:
+def check_engine(session: Session) -> None:
     """See that what is yet to be made can be measured: a server does not know it.
 
     Raises:

@@ -19,7 +19,7 @@ from workbench.errors import UserError, check_range
 from workbench.files import write_json
 from workbench.identity import model_identity, to_json
 from workbench.methods.lora import Config as LoraConfig
-from workbench.methods.lora import peft_settings
+from workbench.methods.lora import check_weights, peft_settings
 from workbench.preferring.given import Given, Pairs, pairs_for
 from workbench.preferring.losses import LOSSES, Loss, check_loss
 from workbench.runs import Run
@@ -60,6 +60,7 @@ class Config:
         check_range("beta", self.beta, 0, 1000, open_low=True)
         check_range("label_smoothing", self.label_smoothing, 0, 0.499)
         check_loss(self.loss, self.label_smoothing)
+        check_weights(self.weights, self.lora)
         if self.lora.training.data != Data():
             raise UserError("--data and what goes with it are of fine-tuning; pairs come from --pairs.")
 

@@ -24,7 +24,7 @@ from workbench.decodes import LONGEST, Sampling
 from workbench.errors import UserError, check_range
 from workbench.files import write_json
 from workbench.methods.lora import Config as LoraConfig
-from workbench.methods.lora import peft_settings
+from workbench.methods.lora import check_weights, peft_settings
 from workbench.runs import Run
 from workbench.tasks.base import Task
 from workbench.training.card import finish
@@ -83,6 +83,7 @@ class Config:
         check_range("temperature", self.temperature, 0, 100, open_low=True)
         if self.longest is not None:
             check_range("longest", self.longest, 1, 10**6)
+        check_weights(self.weights, self.lora)
         if self.lora.training.data != Data():
             raise UserError("--data and what goes with it are of fine-tuning; GRPO asks the task's questions.")
         if self.server is not None and self.temperature != 1:

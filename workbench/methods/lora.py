@@ -15,7 +15,7 @@ from typing import Any
 
 from workbench.adapters import save_adapter
 from workbench.command import Flat
-from workbench.errors import check_range, unknown_name
+from workbench.errors import UserError, check_range, unknown_name
 from workbench.quantization import linear_layers
 from workbench.runs import Run
 from workbench.tasks.base import Task
@@ -63,6 +63,17 @@ class Config:
         check_range("rank", self.rank, 1, 4096)
         if self.alpha is not None:
             check_range("alpha", self.alpha, 0, 1e6, open_low=True)
+
+
+def check_weights(weights: str, config: Config) -> None:
+    """See that LoRA's own settings are not given where all weights learn.
+
+    Raises:
+        UserError: one is.
+    """
+    for name in ("rank", "alpha", "targets", "rslora", "dora") if weights == "all" else ():
+        if getattr(config, name) != getattr(type(config), name):
+            raise UserError(f"--{name} is LoRA's, and with --weights all there is no LoRA.")
 
 
 def adapt(system: System, task: Task, config: Config, run: Run, *, quiet: bool = False) -> System:

@@ -22,7 +22,7 @@ from workbench.files import read_json, write_atomic, write_json
 from workbench.hub import join_card, split_card
 from workbench.identity import to_json
 from workbench.methods.lora import Config as LoraConfig
-from workbench.methods.lora import peft_settings
+from workbench.methods.lora import check_weights, peft_settings
 from workbench.preferring.given import Given, Pairs, pairs_for
 from workbench.preferring.pairs import read_pairs, write_pairs
 from workbench.runs import Run
@@ -61,6 +61,7 @@ class Config:
         check_range("held_out", self.held_out, 0.001, 0.9)
         if self.pairs.pairs is None and self.held_out != type(self).held_out:
             raise UserError("held_out is for --pairs; of pairs that are made those of the dev split are held out.")
+        check_weights(self.weights, self.lora)
         if self.lora.training.data != Data():
             raise UserError("--data and what goes with it are of fine-tuning; pairs come from --pairs.")
 

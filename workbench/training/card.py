@@ -16,6 +16,7 @@ from workbench.identity import from_json, to_json
 from workbench.models import check_adapter
 from workbench.runs import Run, RunFolder
 from workbench.tasks.base import Task
+from workbench.training.trouble import trouble
 from workbench.types import CostToMake, Interval, Message, Model, Result, System
 
 # What sets neither what is learned nor how well.
@@ -59,7 +60,7 @@ def model_card(method: str, system: System, task: Task, config: Any, run: RunFol
 
 ## Prompt
 
-{_prompt(system, task, own)}
+{_prompt(system, task, own, str(data.get("format")))}
 
 ## Settings
 
@@ -72,7 +73,7 @@ updates and then falls linearly to 0. {_course(run, data.get("loss_is", "nats a 
 
 {_cost(cost_of(run))}
 
-{_trouble(run)}
+{trouble(run)}
 
 {load_section(system.model, run)}## Intended use and limits
 
@@ -203,13 +204,20 @@ _FORMATS = {
     "prompt-completion": "prompts with completions",
     "text": "plain text",
     "pairs": "pairs of a better and a worse answer",
+    "graded": "questions under the prompt below, whose answers were drawn from the model and graded",
+}
+_LEARNED = {
+    "pairs": "It learned which answers to it are better",
+    "graded": "It learned from the grades of its own answers to it",
 }
 
 
-def _prompt(system: System, task: Task, own: bool) -> str:
+def _prompt(system: System, task: Task, own: bool, form: str) -> str:
     prompt, decode = system.prompt, type(system.decode).__name__
     style = "through the model's chat template" if prompt.style == "chat" else "as plain text"
-    learned = "It learned the answers to it" if own else "It did not learn it, and was measured under it"
+    learned = "It did not learn it, and was measured under it"
+    if own:
+        learned = _LEARNED.get(form, "It learned the answers to it")
     answer = {"Greedy": "generated greedily", "LabelLikelihood": "the likeliest of the labels"}
     told = f" ({', '.join(task.labels)})" if task.labels else ""
     return (
@@ -276,33 +284,6 @@ def _cost(cost: CostToMake) -> str:
         f"intensity is {GRID_KG_PER_KWH:g} kg/kWh (Patterson et al. 2021, table 4) and the building adds nothing "
         f"(PUE {PUE:g}); neither was measured."
     )
-
-
-def _trouble(run: RunFolder) -> str:
-    """What went wrong while it was trained, from metrics.jsonl."""
-    lines = run.metrics()
-    back = [line for line in lines if line.get("event") == "rollback"]
-    halved = [line for line in lines if line.get("event") == "halved"]
-    if not back and not halved:
-        return "The training neither diverged nor ran out of memory."
-    told = []
-    if back:
-        each = "; ".join(f"update {line.get('step')}: {line.get('reason', 'no reason noted')}" for line in back)
-        factor = back[-1].get("rate_factor")
-        told.append(
-            f"The training diverged {_times(len(back))} and went back to its last whole checkpoint ({each})"
-            + (f"; it ended at {factor:g} of the learning rate above." if factor is not None else ".")
-        )
-    if halved:
-        told.append(
-            f"Memory ran out {_times(len(halved))}: micro_batch went down to {halved[-1].get('micro_batch')}, "
-            "batch_size stayed."
-        )
-    return "\n".join(told)
-
-
-def _times(count: int) -> str:
-    return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _licence(base: Model | None) -> str:
