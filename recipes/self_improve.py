@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from workbench.before_after import Measured, table, ways
 from workbench.command import Flat, run_script
 from workbench.files import write_atomic, write_json
-from workbench.instructing.before_after import Measured, table, ways
 from workbench.instructing.reliability import calibration_section, diagram, read_dev
 from workbench.methods.self_improve import Config as SelfImproveConfig
 from workbench.methods.self_improve import adapt, systems_of

@@ -23,7 +23,13 @@ FLOORS = (
     ("workbench/report_parity.py", "workbench/aligning.py", "workbench/ladder_estimate.py"),
     ("workbench/rungs.py", "workbench/tuning.py", "workbench/parity/"),
     ("workbench/methods/", "workbench/session.py"),
-    ("workbench/searching/", "workbench/quantizing/", "workbench/instructing/", "workbench/preferring/"),
+    (
+        "workbench/searching/",
+        "workbench/quantizing/",
+        "workbench/instructing/",
+        "workbench/preferring/",
+        "workbench/before_after.py",
+    ),
     ("workbench/forgetting.py",),
     (
         "workbench/harness.py", "workbench/drawing.py", "workbench/report_html.py", "workbench/publishing.py",

@@ -7,8 +7,8 @@ the training went.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from workbench.before_after import Measured, table, ways
 from workbench.decodes import Sample
-from workbench.instructing.before_after import Measured, table, ways
 from workbench.preferring.divergence import divergence
 from workbench.runs import RunFolder
 from workbench.session import Session

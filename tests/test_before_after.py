@@ -1,8 +1,8 @@
 """The table of a model before and after: who is compared with whom, and the correction over all."""
 
+from workbench.before_after import Measured, against_first, table, ways
 from workbench.compare import compare
 from workbench.decodes import Greedy, LabelLikelihood, Majority, Sample
-from workbench.instructing.before_after import Measured, against_first, table, ways
 from workbench.prompts import load_prompt
 from workbench.stats import holm, wilson_interval
 from workbench.types import CostToMake, CostToUse, Model, Outcome, Result, Status, System
