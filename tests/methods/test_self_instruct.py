@@ -256,6 +256,35 @@ def test_a_failed_request_is_no_answer_and_is_asked_again(
     assert contents(tmp_path / "failed" / "run") == contents(tmp_path / "whole" / "run")
 
 
+def test_what_always_fails_is_left_out_and_counted_and_does_not_stop_the_run(
+    tmp_path: Path, scripted: Callable[[Script], list[Request]]
+) -> None:
+    refused: set[str] = set()
+
+    def refusing(request: Request, index: int) -> str:
+        name, _ = asked(request)
+        if name not in refused or request.id in refused:  # the first request of every prompt
+            refused.update((name, request.id))
+            raise RuntimeError("HTTP 400: no.")
+        return teacher(request, index)
+
+    scripted(refusing)
+    told = main(config(tmp_path))
+    assert told["failed_requests"] == {"request refused by the server": 4} and told["examples"] > 0
+    assert told["undecided"] >= 1 and told["without_answer"] >= 2
+
+
+def test_where_nothing_is_answered_the_run_says_so(
+    tmp_path: Path, scripted: Callable[[Script], list[Request]]
+) -> None:
+    def refusing(request: Request, index: int) -> str:
+        raise RuntimeError("HTTP 400: no.")
+
+    scripted(refusing)
+    with pytest.raises(UserError, match=r"All 3 requests failed \(round 1, instructions\)"):
+        main(config(tmp_path))
+
+
 def test_a_finished_run_is_not_run_again(tmp_path: Path, scripted: Callable[[Script], list[Request]]) -> None:
     scripted(teacher)
     first = main(config(tmp_path))

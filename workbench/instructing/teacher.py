@@ -1,12 +1,13 @@
 """The teacher of Self-Instruct: its prompts, the seeds that they show, its answers, and what they cost."""
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from workbench.decodes import Decode
 from workbench.drawing import Drawer
-from workbench.errors import UserError
+from workbench.instructing.failures import all_failed, failures
 from workbench.instructing.filters import joined
 from workbench.instructing.seeds import Seed
 from workbench.instructing.similarity import Pool
@@ -59,6 +60,9 @@ class Teacher:
         self._model, self._drawer = model, drawer
         self._prompts = {name: load_prompt(f"self-instruct-{name}") for name in PROMPTS}
         self._costs: list[CostToMake] = []
+        self._answered = False
+        self.failed: Counter[str] = Counter()
+        """Requests that failed for good, by their reasons."""
 
     @property
     def tokens(self) -> int:
@@ -77,20 +81,20 @@ class Teacher:
         return Request(text_hash(told), messages, style=prompt.style)
 
     def ask(self, name: str, decode: Decode, requests: Sequence[Request], title: str) -> dict[str, Completion]:
-        """One answer a request, by its id.
+        """One answer a request, by its id; none for one that failed for good, which is counted.
 
         Raises:
-            UserError: some failed; the rounds after them would be others than without the failures.
+            UserError: some failed that may pass: the rounds after them would be others than without the failures;
+                or nothing that was ever asked was answered.
         """
         if not requests:
             return {}
         drawn = self._drawer.draw(System(self._model, self._prompts[name], decode), requests, title)
         self._costs.append(drawn.cost)
-        answers = {id: found[0] for id, found in drawn.completions.items()}
-        failed = [answer for answer in answers.values() if answer.finish is Finish.ERROR]
-        if failed:
-            raise UserError(
-                f"{len(failed)} of {len(answers)} requests failed ({title}); the first: "
-                f"{str(failed[0].error).rstrip('.')}. The others are stored; the same command asks these again."
-            )
+        every = [found[0] for found in drawn.completions.values()]
+        self.failed += failures(every, title)
+        answers = {id: c[0] for id, c in drawn.completions.items() if c[0].finish is not Finish.ERROR}
+        self._answered = self._answered or bool(answers)
+        if not self._answered:
+            raise all_failed(every, title)
         return answers

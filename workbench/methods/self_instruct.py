@@ -99,7 +99,7 @@ def make(model: Model, config: Config, run: Run, drawer: Drawer) -> dict[str, An
         What self_instruct.json holds: counts of everything kept and left out, by round and by reason.
 
     Raises:
-        UserError: the seeds are at fault, requests failed, or no example was kept.
+        UserError: the seeds are at fault, requests failed that may pass, or no example was kept.
     """
     summary = run.path / "self_instruct.json"
     if summary.exists():
@@ -141,6 +141,7 @@ def make(model: Model, config: Config, run: Run, drawer: Drawer) -> dict[str, An
         "examples": len(rows),
         **counts(made),
         "largest_rouge_l": largest(p.text for p in made if p.fault is None),
+        "failed_requests": dict(teacher.failed),
         "tokens": teacher.tokens,
         "rounds": per_round,
     }
@@ -196,7 +197,8 @@ def _decide(teacher: Teacher, shown: Shown, kept: Sequence[Proposal]) -> None:
     requests = [teacher.request("kind", proposal.text, shots) for proposal in kept]
     answers = teacher.ask("kind", Greedy(8), requests, "classification or not")
     for proposal, request in zip(kept, requests, strict=True):
-        proposal.classification = parsing.decision(answers[request.id].text)
+        if request.id in answers:
+            proposal.classification = parsing.decision(answers[request.id].text)
 
 
 def _answer(
@@ -211,7 +213,8 @@ def _answer(
     requests = [teacher.request(name, proposal.text, shots) for proposal in kept]
     answers = teacher.ask(name, Greedy(config.instance_tokens), requests, f"instances, {name}")
     for proposal, request in zip(kept, requests, strict=True):
-        answer = answers[request.id]
+        if (answer := answers.get(request.id)) is None:
+            continue
         read = parsing.read(answer.text, classification)
         faults = instance_faults(proposal.text, read, answer.finish is Finish.LENGTH, shown.instances)
         proposal.instances = [(*pair, fault) for pair, fault in zip(read, faults, strict=True)]
