@@ -188,7 +188,7 @@ def test_right_answers_cannot_be_reached(tmp_path: Path, system: System) -> None
     seen = set()
 
     def grade(text: str, example: Example) -> Grade:
-        seen.add((example.target, example.rationale))
+        seen.add((example.target, example.rationale, example.id))
         return TASK.grade(text, example)
 
     def secret(e: Example) -> Example:
@@ -206,7 +206,7 @@ def test_right_answers_cannot_be_reached(tmp_path: Path, system: System) -> None
         made[name] = [(run / f"round-{n}-data" / "data.jsonl").read_bytes() for n in (1, 2)]
         made[name] += [(run / "adapter" / "adapter_model.safetensors").read_bytes()]
     assert made["known"] == made["secret"] == made["poisoned"]
-    assert seen == {("0", "")}, "the grader saw nothing but the stand-in"
+    assert seen == {("0", "", "")}, "the grader saw nothing but the stand-in"
     assert b"-5" not in made["poisoned"][0].replace(b"- 5", b"")
 
 

@@ -1,10 +1,11 @@
 import importlib.util
+from dataclasses import replace
 
 import pytest
 
 from workbench.errors import UserError
 from workbench.tasks import load_task
-from workbench.tasks.base import open_test, split_of
+from workbench.tasks.base import Grade, open_test, split_of
 from workbench.tasks.gym import find_answer
 
 installed = importlib.util.find_spec("reasoning_gym") is not None
@@ -30,6 +31,8 @@ def test_the_scorer_of_the_generator_grades(dataset):
         assert task.grade(e.target, e).correct
         assert task.grade(f"Let me see: 1. <answer>{e.target}</answer>", e).correct
         assert not task.grade("I do not know", e).correct
+        answer = task.grade(e.target, e).answer
+        assert task.grade(e.target, replace(e, id="")) == Grade(answer, False), "read, and not scored"
 
 
 @needs_gym

@@ -1,14 +1,16 @@
 """Questions without their answers, and what a model's own votes on them say: no right answer can be reached here.
 
-A grader both reads the answer in a text and compares it with the example's target. `unlabelled` gives it examples
-that hold a stand-in, the same for all, in the target's place, and hands on what it read and never the comparison.
+A grader both reads the answer in a text and compares it with the right one, which is the example's target, or is
+found by the example's id. `unlabelled` gives it examples that hold a stand-in, the same for all, in the target's
+place, and no id, and hands on what it read and never the comparison.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workbench.decoding.vote import majority
 from workbench.errors import check_range
+from workbench.inert import is_utf8
 from workbench.stats import entropy
 from workbench.tasks.base import Task
 from workbench.types import Completion, Example, Finish
@@ -19,7 +21,10 @@ Reader = Callable[[str, Example], str | None]
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Practice questions that have neither target nor rationale, and what reads an answer to them."""
+    """Practice questions that have neither target nor rationale, and what reads an answer to them.
+
+    The questions keep their ids, which name requests and decide ties; who reads is not told them.
+    """
 
     questions: tuple[Example, ...]
     read: Reader
@@ -40,7 +45,8 @@ def unlabelled(task: Task, limit: int | None, stand_in: str) -> Unlabelled:
     if limit is not None:
         check_range("practice_questions", limit, 1, len(task.practice))
     questions = tuple(Example(e.id, e.input, stand_in, variables=e.variables) for e in task.practice[:limit])
-    return Unlabelled(questions, reader(task))
+    read = reader(task)
+    return Unlabelled(questions, lambda text, question: read(text, replace(question, id="")))
 
 
 def reader(task: Task) -> Reader:
@@ -94,6 +100,11 @@ def vote(question: Example, completions: Sequence[Completion], read: Reader) -> 
         failed=len(completions) - len(answered),
         entropy=entropy([answers.count(a) for a in dict.fromkeys(answers)]) if answered else 0.0,
     )
+
+
+def writable(paths: Sequence[Completion]) -> list[Completion]:
+    """The paths whose text a file can hold: no half of a pair of UTF-16 among their characters."""
+    return [path for path in paths if is_utf8(path.text)]
 
 
 def distinct(paths: Sequence[Completion]) -> list[Completion]:

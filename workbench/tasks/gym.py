@@ -77,6 +77,8 @@ def load(config: Config) -> Task:
 
     def grade(text: str, example: Example) -> Grade:
         answer = find_answer(text, example.target)
+        if not example.id:  # asked by whom the right answer is kept from: read, and not scored
+            return Grade(answer, False)
         # A question from elsewhere has no entry; its target is all that the scorer then knows.
         entry = entries.get(example.id, {"question": example.input, "answer": example.target, "metadata": {}})
         return Grade(answer, answer is not None and dataset.score_answer(answer, entry) >= 1)
