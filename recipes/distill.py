@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from workbench.command import Flat, run_script
+from workbench.errors import UserError
 from workbench.files import read_json
 from workbench.methods.distill import Config as DistillConfig
 from workbench.methods.distill import make
@@ -25,7 +26,16 @@ class Config:
 
 
 def main(config: Config) -> Path:
-    """Make the data; gives their file."""
+    """Make the data; gives their file.
+
+    Raises:
+        UserError: a split or a number of questions to measure on is given, for nothing is measured; or as `make`.
+    """
+    if config.setup.split != Setup.split or config.setup.questions is not None:
+        raise UserError(
+            "Distillation asks practice questions alone: leave --split and --questions out, and say how many by "
+            "--practice-questions."
+        )
     with Session("distill", config.setup, config) as session:
         file = make(session.system(), session.task, config.distill, session.run, session.drawer)
         counts = read_json(session.run.path / "counts.json")

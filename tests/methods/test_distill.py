@@ -64,7 +64,7 @@ def by_index(*texts: str) -> Script:
 def test_only_whole_and_right_rationales_are_kept(tmp_path: Path) -> None:
     def script(request: Request, index: int) -> str:
         if index == 5:
-            raise ConnectionError("gone")
+            raise RuntimeError("HTTP 400: no")
         kinds = ("We add: it is T.", "It is 1234.", "no idea", "T " * 300, "So it is T.")
         return by_index(*kinds)(request, index)
 
@@ -84,9 +84,44 @@ def test_only_whole_and_right_rationales_are_kept(tmp_path: Path) -> None:
     wanted = {"correct": 10, "wrong": 5, "unparsable": 5, "truncated": 5, "error": 5, "samples": 25, "kept": 10}
     assert {name: counts[name] for name in wanted} == wanted
     assert counts["one_sample"]["value"] == pytest.approx(0.4)
+    assert counts["failures"] == {"request refused by the server": 5}
     card = (run.path / "README.md").read_text()
     assert "Of 25 samples for 5 questions 10 were right, 5 wrong, 5 gave no answer and 5 were cut off" in card
     assert cost_of(run).tokens > 0
+
+
+def test_a_failure_that_may_pass_is_not_written_down_as_finished(tmp_path: Path) -> None:
+    def busy(request: Request, index: int) -> str:
+        if index:
+            raise ConnectionError("gone")
+        return by_index("T")(request, index)
+
+    config = Config(rationales=Sample(2))
+    with pytest.raises(
+        UserError, match=r"5 of 10 requests failed \(rationales\); the first: ConnectionError: gone"
+    ):
+        teach(tmp_path, config, busy)
+    _, run, asked = teach(tmp_path, config, by_index("T", "It is T."))
+    assert len(asked) == 5 and read_json(run.path / "counts.json")["error"] == 0
+
+
+def test_where_every_request_fails_no_score_is_told(tmp_path: Path) -> None:
+    def refusing(request: Request, index: int) -> str:
+        raise RuntimeError("HTTP 400: no such parameter.")
+
+    with pytest.raises(UserError) as raised:
+        teach(tmp_path, Config(rationales=Sample(2)), refusing)
+    assert str(raised.value) == (
+        "All 10 requests failed (rationales); the first: RuntimeError: HTTP 400: no such parameter."
+    )
+
+
+def test_broken_characters_are_left_out_and_counted(tmp_path: Path) -> None:
+    file, run, _ = teach(tmp_path, Config(rationales=Sample(2)), by_index("\ud83d so it is T", "T"))
+    assert [m.source["sample"] for m in read_made(file)] == [1] * 5
+    counts = read_json(run.path / "counts.json")
+    assert (counts["kept"], counts["right_but_broken_characters"], counts["correct"]) == (5, 5, 10)
+    assert "5 right ones hold broken characters" in (run.path / "README.md").read_text()
 
 
 def test_rationales_that_the_task_would_cut_off_are_told(tmp_path: Path) -> None:
@@ -159,5 +194,9 @@ def test_the_recipe_makes_data_that_a_student_learns(
         steps=2, batch_size=2, precision="float32", data=Data(data=str(file), data_format="prompt-completion")
     )
     student = replace(setup, model=str(tiny_model), engine=EngineConfig("hf", device="cpu", dtype="float32"))
+    with pytest.raises(UserError, match="practice questions alone: leave --split and --questions out"):
+        recipes.distill.main(replace(config, setup=replace(setup, split="dev")))
+    with pytest.raises(UserError, match="--practice-questions"):
+        recipes.distill.main(replace(config, setup=replace(setup, questions=3)))
     result = recipes.lora.main(recipes.lora.Config(student, LoraConfig(rank=2, training=training)))
     assert result.total == 4

@@ -22,8 +22,9 @@ from workbench.errors import UserError, check_range
 from workbench.files import read_json, write_json
 from workbench.hub import base_name
 from workbench.identity import model_identity, short_hash, system_hash, to_json
+from workbench.instructing.failures import all_failed, failures
 from workbench.instructing.student import asked, check_learnable
-from workbench.instructing.votes import distinct
+from workbench.instructing.votes import distinct, writable
 from workbench.made_data import Made, write_made
 from workbench.prompts import load_prompt
 from workbench.runs import Run
@@ -71,8 +72,8 @@ def make(system: System, task: Task, config: Config, run: Run, drawer: Drawer) -
         drawer: draws the rationales.
 
     Raises:
-        UserError: the student's prompt cannot be learned, there are too few questions, no rationale is right,
-            or the run holds data of another teacher.
+        UserError: the student's prompt cannot be learned, there are too few questions, requests failed that may
+            pass, no rationale is right, or the run holds data of another teacher.
     """
     check_learnable(system.prompt)
     if config.practice_questions is not None:
@@ -91,9 +92,13 @@ def make(system: System, task: Task, config: Config, run: Run, drawer: Drawer) -
     questions = task.practice[: config.practice_questions]
     drawn = drawer.draw(teacher, requests_of(teacher, questions), "rationales")
     rows, told = [], Told(task.max_tokens)
+    every = [completion for found in drawn.completions.values() for completion in found]
+    told.failures = failures(every, "rationales")
+    if told.failures.total() == len(every):
+        raise all_failed(every, "rationales")
     for example in questions:
         right = told.verified(task, example, drawn.completions[example.id])
-        kept = distinct(right)[: config.keep]
+        kept = distinct(writable(right))[: config.keep]
         told.keep(right, kept)
         rows += [_row(teacher, system, example, completion) for completion in kept]
     if not rows:
@@ -116,7 +121,8 @@ class Told:
         self.limit = limit
         self.long = 0
         self.statuses: Counter[Status] = Counter()
-        self.repeated = self.beyond = self.kept = self.solved = 0
+        self.failures: Counter[str] = Counter()  # requests that failed for good
+        self.repeated = self.beyond = self.broken = self.kept = self.solved = 0
         self.shares: list[float] = []
 
     def verified(self, task: Task, example: Example, completions: Sequence[Completion]) -> list[Completion]:
@@ -132,8 +138,10 @@ class Told:
         self.kept += len(kept)
         self.long += sum(completion.completion_tokens > self.limit for completion in kept)
         self.solved += bool(kept)
-        different = len(distinct(right))
-        self.repeated += len(right) - different
+        whole = writable(right)
+        self.broken += len(right) - len(whole)
+        different = len(distinct(whole))
+        self.repeated += len(whole) - different
         self.beyond += different - len(kept)
 
     @property
@@ -156,6 +164,8 @@ class Told:
             "limit": self.limit,
             "right_but_repeated": self.repeated,
             "right_but_beyond_keep": self.beyond,
+            "right_but_broken_characters": self.broken,
+            "failures": dict(self.failures),
             **{status.value: self.statuses[status] for status in Status},
             "one_sample": to_json(self.accuracy()),
             "solved": to_json(wilson_interval(self.solved, len(self.shares))),
@@ -165,7 +175,9 @@ class Told:
         """The counts in words."""
         counts, accuracy = self.statuses, self.accuracy()
         solved = wilson_interval(self.solved, len(self.shares))
-        failed = f"; {counts[Status.ERROR]:,} more requests failed" if counts[Status.ERROR] else ""
+        why = ", ".join(f"{count:,} {reason}" for reason, count in self.failures.items())
+        failed = f"; {counts[Status.ERROR]:,} more requests failed for good ({why})" if why else ""
+        broken = f" {self.broken:,} right ones hold broken characters." if self.broken else ""
         long = (
             f" **{self.long:,} of those kept are longer than {self.limit} tokens by the teacher's count, where an "
             "answer to this task is cut off: a student that learns them may not come to its answer.**"
@@ -176,7 +188,7 @@ class Told:
             f"{counts[Status.TRUNCATED]:,} were cut off{failed}. Of the right ones {self.kept:,} were kept, "
             f"{self.repeated:,} repeat another, and {self.beyond:,} are beyond what is kept of a question. "
             f"One sample is right {_percent(accuracy)} of the time; {self.solved:,} questions "
-            f"({_percent(solved)}) have a rationale.{long if self.long else ''}"
+            f"({_percent(solved)}) have a rationale.{broken}{long if self.long else ''}"
         )
 
 
