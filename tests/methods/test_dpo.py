@@ -55,7 +55,11 @@ def file(tmp_path: Path) -> Path:
 
 def config(file: Path | None, **settings: Any) -> Config:
     training = replace(TRAINING, **settings.pop("training", {}))
-    return Config(pairs=Pairs(pairs=file), lora=LoraConfig(rank=2, training=training), **settings)
+    return Config(
+        pairs=Pairs(pairs=file),
+        lora=LoraConfig(rank=8 if settings.get("weights") == "all" else 2, training=training),
+        **settings,
+    )
 
 
 class Faulty(Run):
@@ -218,6 +222,8 @@ def test_what_it_refuses(tiny_model: Path, tmp_path: Path, file: Path) -> None:
         Config(lora=LoraConfig(training=Training(data=Data(data="a.jsonl"))))
     with pytest.raises(UserError, match="--samples is for pairs that are yet to be made"):
         Pairs(pairs=file, samples=4)
+    with pytest.raises(UserError, match="--rank is LoRA's, and with --weights all there is no LoRA"):
+        Config(weights="all", lora=LoraConfig(rank=4))
     (tmp_path / "none.jsonl").write_text("\n")
     with pytest.raises(UserError, match="none"):
         tune(tiny_model, tmp_path, config(tmp_path / "none.jsonl"))

@@ -45,7 +45,12 @@ LOGGED = ("reward", "reward_std", "frac_reward_zero_std", "kl", "entropy", "comp
 
 def config(training: dict[str, Any] | None = None, **settings: Any) -> Config:
     chosen: dict[str, Any] = {"num_generations": 4, "longest": 6} | settings
-    return Config(lora=LoraConfig(rank=2, training=replace(TRAINING, **training or {})), **chosen)
+    return Config(
+        lora=LoraConfig(
+            rank=8 if chosen.get("weights") == "all" else 2, training=replace(TRAINING, **training or {})
+        ),
+        **chosen,
+    )
 
 
 class Faulty(Run):

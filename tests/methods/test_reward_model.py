@@ -52,7 +52,12 @@ def file(tmp_path: Path) -> Path:
 def config(file: Path | None, **settings: Any) -> Config:
     training = replace(TRAINING, **settings.pop("training", {}))
     held = {"held_out": 0.3} if file else {}
-    return Config(pairs=Pairs(pairs=file), lora=LoraConfig(rank=2, training=training), **held, **settings)
+    return Config(
+        pairs=Pairs(pairs=file),
+        lora=LoraConfig(rank=8 if settings.get("weights") == "all" else 2, training=training),
+        **held,
+        **settings,
+    )
 
 
 class Faulty(Run):
