@@ -78,6 +78,8 @@ def faults(*read: tuple[str | None, str], cut_off: bool = False) -> list[str | N
         ("", "Lorem ipsum dolor.", "placeholder"),
         ("", "Write a few words about the sea!", "echoes the instruction"),
         ("write few words about the sea", "The sea.", "echoes the instruction"),
+        ("", "It is to write a few words about the sea.", "echoes the instruction"),
+        ("", "Write a few blue words about the sea.", None),  # a word of its own
         ("Win a free phone today!", "yes", "copies an exemplar"),
         ("", "half \ufffd", "broken characters"),
         ("\x00", "The sea.", "broken characters"),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from workbench.inert import is_utf8
 from workbench.instructing.seeds import Instance
 from workbench.instructing.similarity import LIMIT, Pool, rouge_l, words
+from workbench.instructing.variety import FUNCTION
 
 SHORTEST, LONGEST = 4, 150  # words of an instruction
 LONGEST_OUTPUT = 300  # words
@@ -107,10 +108,16 @@ def _instance_fault(instruction: str, instance: Instance, exemplars: Pool) -> st
         "output too long": len(output.split()) > LONGEST_OUTPUT,
         REPEATS: repeats_itself(given) or repeats_itself(output),
         "placeholder": bool(_PLACEHOLDER.search(given) or _PLACEHOLDER.search(output)),
-        "echoes the instruction": any(rouge_l(words(t), words(instruction)) > LIMIT for t in (given, output)),
+        "echoes the instruction": _echoes(given, instruction) or _echoes(output, instruction),
         "copies an exemplar": exemplars.nearest(joined(instance))[1] > LIMIT,
     }
     return next((name for name, holds in faults.items() if holds), None)
+
+
+def _echoes(text: str, instruction: str) -> bool:
+    """Whether a text is an instruction over again: an answer in whole sentences has a word of its own besides."""
+    said, told = words(text), words(instruction)
+    return rouge_l(said, told) > LIMIT and not set(said) - set(told) - FUNCTION
 
 
 def _broken(text: str) -> bool:
