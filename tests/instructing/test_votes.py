@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import UserError
-from workbench.instructing.vote_words import nothing_kept, summary
+from workbench.instructing.vote_words import data_card, nothing_kept, summary
 from workbench.instructing.votes import distinct, unlabelled, vote
 from workbench.stats import entropy
 from workbench.tasks.arithmetic import Config, load
@@ -105,7 +105,8 @@ def test_too_many_questions_are_refused() -> None:
 
 def test_a_summary_counts() -> None:
     votes = [vote(QUESTION, said("2", "2", "3", "no idea"), read), vote(QUESTION, said("5", "6"), read)]
-    told = summary(1, votes, votes[:1], 1)
+    told = summary(1, votes, votes[:1], 1, {"refused": 3})
+    assert told["failed"] == {"refused": 3} and told["broken_characters"] == 0
     counts = {name: told[name] for name in ("questions", "kept_questions", "samples", "unparsable", "kept_paths")}
     assert counts == {"questions": 2, "kept_questions": 1, "samples": 6, "unparsable": 1, "kept_paths": 2}
     assert told["kept_distinct"] == 1 and told["agreeing_paths"] == 3
@@ -114,5 +115,15 @@ def test_a_summary_counts() -> None:
 
 def test_nothing_kept_says_why() -> None:
     assert "the highest is 0.5" in str(nothing_kept([vote(QUESTION, said("2", "3"), read)], 0.9))
-    failed = vote(QUESTION, said("", finish=Finish.ERROR), read)
-    assert "all 1 requests failed" in str(nothing_kept([failed], 0.9))
+    broken = vote(QUESTION, said("\ud83d 2"), read)
+    assert "holds broken characters" in str(nothing_kept([broken], 0.9))
+
+
+def test_where_most_samples_are_mute_the_stand_in_is_named() -> None:
+    mute = vote(QUESTION, said("no idea", "what?", "2"), read)
+    assert "--stand-in" in str(nothing_kept([mute], 0.9))
+    assert "--stand-in" not in str(nothing_kept([vote(QUESTION, said("2", "3", "no idea"), read)], 0.9))
+    card = data_card(summary(1, [mute], [mute], 1, {}), "m", "p", "t", [])
+    assert "Most samples gave no answer" in card and "--stand-in" in card
+    talking = vote(QUESTION, said("2"), read)
+    assert "--stand-in" not in data_card(summary(1, [talking], [talking], 1, {}), "m", "p", "t", [])

@@ -146,16 +146,42 @@ def test_cut_off_and_unparsable_samples_never_vote_and_lower_the_confidence(
     assert not (tmp_path / "b" / "run" / "round-1-data" / "data.jsonl").exists()
 
 
-def test_failed_requests_are_no_samples(tmp_path: Path, system: System) -> None:
+def test_requests_that_fail_for_good_are_no_samples(tmp_path: Path, system: System) -> None:
+    def script(request: Request, index: int) -> str:
+        if index == 3:
+            raise RuntimeError("HTTP 400: no")
+        return "7"
+
+    _, run, _ = improve(tmp_path, system, script=script)
+    told = read_json(run / "round-1-data" / "votes.json")
+    assert (told["failed"], told["samples"]) == ({"request refused by the server": 6}, 18)
+    assert {made.source["confidence"] for made in rows(run)} == {1.0}
+    with pytest.raises(
+        UserError, match=r"All 24 requests failed \(round 1: paths\); the first: RuntimeError: HTTP"
+    ):
+        improve(tmp_path / "b", system, script=lambda request, index: script(request, 3))
+
+
+def test_a_failure_that_may_pass_is_not_written_down_as_done(tmp_path: Path, system: System) -> None:
     def script(request: Request, index: int) -> str:
         if index == 3:
             raise ConnectionError("gone")
         return "7"
 
-    _, run, _ = improve(tmp_path, system, script=script)
-    told = read_json(run / "round-1-data" / "votes.json")
-    assert (told["failed"], told["samples"]) == (6, 18)
-    assert {made.source["confidence"] for made in rows(run)} == {1.0}
+    with pytest.raises(UserError, match=r"6 of 24 requests failed .* the same command asks these again"):
+        improve(tmp_path, system, script=script)
+    assert not (tmp_path / "run" / "round-1-data" / "votes.json").exists()
+    _, run, drawer = improve(tmp_path, system, script=answers("7", "7", "7", "8"))
+    assert len(drawer.asked) == 6 and read_json(run / "round-1-data" / "votes.json")["samples"] == 24
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_broken_characters_are_left_out_and_counted(tmp_path: Path, system: System, repeats: bool) -> None:
+    script = answers("\ud83d 7", "7", "7", "8")
+    _, run, _ = improve(tmp_path, system, replace(CONFIG, repeats=repeats), script=script)
+    assert [made.source["sample"] for made in rows(run)] == ([1, 2] if repeats else [1]) * 6
+    assert read_json(run / "round-1-data" / "votes.json")["broken_characters"] == 6
+    assert "6 kept paths hold broken characters" in (run / "round-1-data" / "README.md").read_text()
 
 
 # --- never a right answer -----------------------------------------------------------------------------
@@ -250,6 +276,19 @@ def test_the_card_tells_the_rounds(tmp_path: Path, system: System) -> None:
     assert [line["round"] for line in lines if line.get("event") == "round"] == [1, 2]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2]
     assert read_json(run / "rounds.json")[1]["entropy"]["value"] >= 0
+
+
+def test_the_card_tells_what_went_wrong_in_every_round(tmp_path: Path, system: System) -> None:
+    config = replace(CONFIG, rounds=2, confidence=0.3)
+    _, run, _ = improve(tmp_path, system, config)
+    assert "neither diverged nor ran out of memory" in (run / "README.md").read_text()
+    with (run / "round-1" / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "rollback", "step": 2, "reason": "the loss is nan", "rate_factor": 0.5}\n')
+        file.write('{"event": "halved", "step": 2, "micro_batch": 2}\n')
+    improve(tmp_path, system, config)
+    card = (run / "README.md").read_text()
+    assert "neither diverged" not in card and "Round 1: The training diverged once" in card
+    assert "micro_batch went down to 2" in card and "Round 2: " not in card
 
 
 # --- going on -----------------------------------------------------------------------------------------

@@ -5,11 +5,13 @@ from typing import Any
 
 from workbench.errors import UserError
 from workbench.identity import to_json
-from workbench.instructing.votes import Vote, distinct
+from workbench.instructing.votes import Vote, distinct, writable
 from workbench.stats import bootstrap_interval, ratio_interval
 
 
-def summary(number: int, votes: Sequence[Vote], kept: Sequence[Vote], examples: int) -> dict[str, Any]:
+def summary(
+    number: int, votes: Sequence[Vote], kept: Sequence[Vote], examples: int, failed: Mapping[str, int]
+) -> dict[str, Any]:
     """A round's votes in numbers, as JSON data; nothing in it knows which answers are right.
 
     Args:
@@ -17,6 +19,7 @@ def summary(number: int, votes: Sequence[Vote], kept: Sequence[Vote], examples: 
         votes: of all questions that were asked.
         kept: those that are confident enough.
         examples: rows that were made of their paths.
+        failed: requests that failed for good, by their reasons; they are no samples.
     """
     asked = [v for v in votes if v.samples]
     return {
@@ -26,28 +29,40 @@ def summary(number: int, votes: Sequence[Vote], kept: Sequence[Vote], examples: 
         "samples": sum(v.samples for v in votes),
         "truncated": sum(v.truncated for v in votes),
         "unparsable": sum(v.unparsable for v in votes),
-        "failed": sum(v.failed for v in votes),
+        "failed": dict(failed),
         "agreeing_paths": sum(len(v.paths) for v in votes),
         "kept_paths": sum(len(v.paths) for v in kept),
         "kept_distinct": sum(len(distinct(v.paths)) for v in kept),
+        "broken_characters": sum(len(v.paths) - len(writable(v.paths)) for v in kept),
         "examples": examples,
         "confidence": to_json(bootstrap_interval([v.confidence for v in asked])),
         "entropy": to_json(ratio_interval([v.entropy for v in asked], [1.0] * len(asked))),
     }
 
 
+STAND_IN = (
+    "Where answers are no numbers, --stand-in must be a text of their form, for a task may read a number where it "
+    "is one."
+)
+
+
 def nothing_kept(votes: Sequence[Vote], threshold: float) -> UserError:
     """The error for votes of which none is confident enough, with what the votes were like."""
-    failed, samples = sum(v.failed for v in votes), sum(v.samples for v in votes)
-    if not samples:
-        return UserError(f"No path was sampled: all {failed} requests failed.")
+    samples, silent = sum(v.samples for v in votes), sum(v.truncated + v.unparsable for v in votes)
     best = max(v.confidence for v in votes)
-    silent = sum(v.truncated + v.unparsable for v in votes)
-    return UserError(
+    if best >= threshold:
+        return UserError("Every path of a confident majority holds broken characters. Take another prompt.")
+    said = (
         f"No question of {len(votes)} has a majority with a share of {threshold:g} or more; the highest is "
         f"{best:.3g}. Of {samples} samples {silent} were cut off or gave no answer. Lower --confidence, raise "
         "--max-tokens, or take another prompt."
     )
+    return UserError(f"{said} {STAND_IN}" if _mute(sum(v.unparsable for v in votes), samples) else said)
+
+
+def _mute(unparsable: int, samples: int) -> bool:
+    """Whether most samples are whole and have no answer."""
+    return 2 * unparsable > samples
 
 
 def data_card(told: Mapping[str, Any], model: str, prompt: str, task: str, settings: Sequence[str]) -> str:
@@ -97,12 +112,17 @@ def rounds_table(rounds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _counts(told: Mapping[str, Any]) -> str:
-    failed = f" {told['failed']:,} requests failed and are no samples." if told["failed"] else ""
+    why = ", ".join(f"{count:,} {reason}" for reason, count in told["failed"].items())
+    more = f" Requests that failed for good, and are no samples: {why}." if why else ""
+    if told["broken_characters"]:
+        more += f" {told['broken_characters']:,} kept paths hold broken characters and are not in the data."
+    if _mute(told["unparsable"], told["samples"]):
+        more += f" **Most samples gave no answer.** {STAND_IN}"
     return (
         f"Of {told['questions']:,} questions {told['kept_questions']:,} were kept. Of {told['samples']:,} samples "
         f"{told['agreeing_paths']:,} agreed with their question's majority, {told['truncated']:,} were cut off "
         f"and {told['unparsable']:,} gave no answer; {told['kept_paths']:,} agreed on a question that was kept, "
-        f"{told['kept_distinct']:,} of them distinct. The data have {told['examples']:,} examples.{failed} Mean "
+        f"{told['kept_distinct']:,} of them distinct. The data have {told['examples']:,} examples.{more} Mean "
         f"confidence {_mean(told['confidence'])}, mean entropy of a question's answers "
         f"{_mean(told['entropy'])} nats."
     )

@@ -23,9 +23,10 @@ from workbench.files import json_bytes, read_json, write_atomic, write_json
 from workbench.folders import new_folder
 from workbench.hub import base_name
 from workbench.identity import model_identity, to_json
+from workbench.instructing.failures import all_failed, failures
 from workbench.instructing.student import asked, check_learnable
 from workbench.instructing.vote_words import data_card, nothing_kept, rounds_table, summary
-from workbench.instructing.votes import Unlabelled, Vote, distinct, unlabelled, vote
+from workbench.instructing.votes import Unlabelled, Vote, distinct, unlabelled, vote, writable
 from workbench.launch import check_single
 from workbench.made_data import Made, write_made
 from workbench.methods.lora import Config as LoraConfig
@@ -34,6 +35,7 @@ from workbench.models import load_tokenizer
 from workbench.runs import Run, RunFolder
 from workbench.tasks.base import Task
 from workbench.training.card import cost_of, finish, together
+from workbench.training.trouble import TROUBLES
 from workbench.types import Completion, CostToMake, Model, System
 
 
@@ -49,7 +51,9 @@ class Config:
         rounds: how often paths are drawn and learned.
         practice_questions: how many practice questions, the first ones; by default all.
         stand_in: an answer of the form that answers have, which graders get in the place of every right answer: a
-            number where they are numbers (and where they are classes, any text).
+            number where they are numbers, a word where they are words (`gym` with a generator of texts); where
+            they are classes, any text. No right answer is looked at to tell which: a wrong form makes the votes
+            those of other things, or leaves most samples without an answer, which is told.
         lora: how the kept paths are learned.
 
     Raises:
@@ -90,7 +94,7 @@ def adapt(system: System, task: Task, config: Config, run: Run, drawer: Drawer, 
 
     Raises:
         UserError: the model has an adapter already, the engine is a server's, the prompt cannot be learned, there
-            are too few questions, or no question is confident enough.
+            are too few questions, requests failed that may pass, or no question is confident enough.
     """
     check_single("self-improvement")
     _check(system, drawer)
@@ -116,16 +120,20 @@ def _sampled(
             decode = replace(config.paths, max_tokens=config.paths.max_tokens or task.max_tokens)
             sampling = replace(system, decode=decode)
             drawn = drawer.draw(sampling, requests_of(system, practice.questions), f"round {number}: paths")
+            every = [completion for found in drawn.completions.values() for completion in found]
+            failed = failures(every, f"round {number}: paths")
+            if failed.total() == len(every):
+                raise all_failed(every, f"round {number}: paths")
             votes = [vote(q, drawn.completions[q.id], practice.read) for q in practice.questions]
             kept = [v for v in votes if v.paths and v.confidence >= config.confidence]
             rows = [
                 _row(sampling, v, path, number)
                 for v in kept
-                for path in (v.paths if config.repeats else distinct(v.paths))
+                for path in (writable(v.paths) if config.repeats else distinct(writable(v.paths)))
             ]
             if not rows:
                 raise nothing_kept(votes, config.confidence)
-            told = summary(number, votes, kept, len(rows))
+            told = summary(number, votes, kept, len(rows), failed)
             write_made(made, rows, data_card(told, *_words(sampling, task, config)))
             write_json(made.path / "cost.json", to_json(drawn.cost))
             write_json(done, told)  # last: where it is, the round's data are made
@@ -207,7 +215,11 @@ def _finished(system: System, task: Task, config: Config, run: Run, costs: Seque
         run.path / "data.json", {**read_json(last.path / "data.json"), "source": source, "format": "practice"}
     )
     write_json(run.path / "cost.json", to_json(together(costs)))
-    lines = [*({"event": "round", **told} for told in rounds), *last.metrics()]
+    lines = [{"event": "round", **told} for told in rounds]
+    for number in range(1, config.rounds):  # their losses are their own, but what went wrong is this model's too
+        told = RunFolder(run.path / f"round-{number}").metrics()
+        lines += [{**line, "round": number} for line in told if line.get("event") in TROUBLES]
+    lines += [{**line, "round": config.rounds} for line in last.metrics()]
     write_atomic(run.path / "metrics.jsonl", b"".join(json_bytes(line) + b"\n" for line in lines))
     write_json(run.path / "rounds.json", rounds)
     tuned = replace(system, model=replace(system.model, adapter=str(adapter)))

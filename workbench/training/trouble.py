@@ -1,15 +1,27 @@
 """What went wrong while a model was trained, in words for its card."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from workbench.runs import RunFolder
+
+TROUBLES = ("rollback", "halved")  # events of metrics.jsonl
 
 
 def trouble(run: RunFolder) -> str:
-    """A sentence on roll-backs and on memory that ran out, from the run's metrics.jsonl."""
-    lines = run.metrics()
-    back = [line for line in lines if line.get("event") == "rollback"]
-    halved = [line for line in lines if line.get("event") == "halved"]
-    if not back and not halved:
+    """A sentence on roll-backs and on memory that ran out, from the run's metrics.jsonl, by rounds where there are."""
+    by_round: dict[int | None, list[dict[str, Any]]] = {}
+    for line in run.metrics():
+        if line.get("event") in TROUBLES:
+            by_round.setdefault(line.get("round"), []).append(line)
+    if not by_round:
         return "The training neither diverged nor ran out of memory."
+    return "\n".join(f"Round {n}: {_told(found)}" if n else _told(found) for n, found in by_round.items())
+
+
+def _told(lines: Sequence[Mapping[str, Any]]) -> str:
+    back = [line for line in lines if line["event"] == "rollback"]
+    halved = [line for line in lines if line["event"] == "halved"]
     told = []
     if back:
         each = "; ".join(f"update {line.get('step')}: {line.get('reason', 'no reason noted')}" for line in back)
