@@ -42,7 +42,7 @@ def verb_and_object(instruction: str) -> tuple[str, str]:
         words = words[1:]
     if not words:
         return "", ""
-    if words[0] in ASKING:
+    if re.split("['’]", words[0])[0] in ASKING:  # what's
         return QUESTION, ""
     if words[0] in FUNCTION:
         return OTHER, ""
