@@ -32,6 +32,7 @@ white space ("Sentiment:" + " positive"); in the style `chat` a label is scored 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import dropwhile
 from pathlib import Path
 
 from jinja2 import TemplateError
@@ -174,7 +175,8 @@ def render_answer(prompt: Prompt, example: Example) -> str:
     shot = render_shot(prompt, example)
     if prompt.style == "chat":
         return shot[-1].content
-    question = "".join(message.content for message in render(prompt, example))
+    asked = dropwhile(lambda message: message.role == "system", render(prompt, example))  # shots have none before
+    question = "".join(message.content for message in asked)
     whole = "".join(message.content for message in shot)
     if not whole.startswith(question):
         raise UserError(f"The shot of the prompt {prompt.name!r} does not begin as its messages do.")
