@@ -3,7 +3,7 @@
 import pytest
 
 from workbench.errors import UserError
-from workbench.instructing.failures import FILTERED, NO_TEXT, REFUSED, TOO_LONG, all_failed, failures, lasting
+from workbench.instructing.failures import FILTERED, NO_TEXT, REFUSED, TOO_LONG, failures, lasting
 from workbench.types import Completion, Finish
 
 
@@ -47,7 +47,9 @@ def test_what_may_pass_stops_the_run() -> None:
         failures(every, "paths")
 
 
-def test_where_all_failed_the_first_is_told() -> None:
-    assert str(all_failed([failed("HTTP 400: no."), failed("b")], "paths")) == (
-        "All 2 requests failed (paths); the first: HTTP 400: no."
-    )
+def test_where_all_failed_the_first_is_told_unless_something_was_answered_before() -> None:
+    every = [failed("HTTP 400: no."), failed("HTTP 413: b")]
+    with pytest.raises(UserError, match=r"^All 2 requests failed \(paths\); the first: HTTP 400: no\.$"):
+        failures(every, "paths")
+    assert failures(every, "paths", answered=True) == {REFUSED: 2}
+    assert failures([], "paths") == {}

@@ -35,6 +35,7 @@ TEXTS = (
     "A sonnet has fourteen lines.",
 )
 MODEL = Model("fake")
+REFUSED = RuntimeError("HTTP 400: no")
 
 
 def scored(*logprobs: float) -> list[Completion]:
@@ -132,10 +133,11 @@ def test_bad_texts_are_named(tmp_path: Path) -> None:
 class Scripted(Drawer):
     """Two instructions a text, and grades that are high for a text with its own good instruction."""
 
-    def __init__(self, store: Store, good: float = 4.6, blind: bool = False) -> None:
+    def __init__(self, store: Store, good: float = 4.6, blind: bool = False, failure: Exception = REFUSED) -> None:
         super().__init__(EngineConfig("fake"), store, quiet=True)
         self.good, self.blind = good, blind
         self.sampled = self.judged = 0
+        self.failure = failure
 
     def engine(self, model: Model) -> Engine:
         drawer = self
@@ -159,7 +161,7 @@ class Scripted(Drawer):
         self.sampled += 1
         number = next(i for i, text in enumerate(TEXTS) if text in request.messages[0].content)
         if number == 2 and index == 0:
-            raise ConnectionError("gone")
+            raise self.failure
         return [f"Please write about thing {number}.", f"Say something on thing {number}."][index]
 
     def grade(self, asked: str) -> float:
@@ -178,7 +180,7 @@ def translate(root: Path, config: Config, **drawing: Any) -> tuple[dict[str, Any
         return make(MODEL, replace(config, texts=texts), run, drawer), RunFolder(run.path), drawer
 
 
-CONFIG = Config(candidates=Sample(n=2, max_tokens=96))
+CONFIG = Config(candidates=Sample(n=2, max_tokens=96), threshold=4.0)
 
 
 def test_the_best_pair_of_a_text_is_kept_where_it_is_good_enough(tmp_path: Path) -> None:
@@ -190,11 +192,57 @@ def test_the_best_pair_of_a_text_is_kept_where_it_is_good_enough(tmp_path: Path)
     assert [m.source["score"] for m in made] == pytest.approx([4.6, 4.6])
     assert sum(made[0].source["probabilities"]) == pytest.approx(1)
     assert made[0].source["texts"] == "texts.txt" and made[0].source["text"] == 1
-    assert told["completions"] == {"request failed": 1, OK: 5} and told["candidates"] == 5
+    assert told["completions"] == {"request refused by the server": 1, OK: 5} and told["candidates"] == 5
     assert told["kept"] == 2 and told["likeliest"] == {"1": 0, "2": 3, "3": 0, "4": 0, "5": 2}
     assert cost_of(run).tokens > 0
     card = (run.path / "README.md").read_text()
-    assert "2 of 3 texts were kept" in card and str(tmp_path) not in card
+    assert "2 of 3 texts were kept" in card and "where its grade is 4 or more" in card
+    assert "the lowest grade among them is 4.60" in card and str(tmp_path) not in card
+
+
+@pytest.mark.parametrize(("keep", "texts"), [(0.34, [0]), (0.5, [0, 1]), (0.01, [0]), (1.0, [0, 1, 2])])
+def test_by_default_the_share_with_the_highest_grades_is_kept(
+    tmp_path: Path, keep: float, texts: list[int]
+) -> None:
+    told, run, _ = translate(tmp_path, replace(CONFIG, threshold=None, keep=keep), good=3.5)
+    assert [m.completion for m in read_made(run.path / "data.jsonl")] == [TEXTS[i] for i in texts]
+    assert told["kept"] == len(texts)
+    assert (
+        f"for the share of {keep:g} of the texts where its grade is highest"
+        in (run.path / "README.md").read_text()
+    )
+    assert Config().threshold is None and Config().keep == 0.5
+
+
+def test_a_failure_that_may_pass_is_not_written_down_as_finished(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"1 of 6 requests failed \(instructions\); the first: ConnectionError: gone"
+    ):
+        translate(tmp_path, CONFIG, failure=ConnectionError("gone"))
+    assert not (tmp_path / "run" / "backtranslation.json").exists()
+    told, _, drawer = translate(tmp_path, CONFIG)
+    assert drawer.sampled == 1 and told["kept"] == 2
+
+
+@pytest.mark.parametrize("error", ["ReadTimeout", "HTTP 400: too long"])
+def test_scores_that_fail_follow_the_same_rule(
+    tmp_path: Path, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(FakeEngine):
+        def logprobs(self, requests: Sequence[Request], continuations: Sequence[Sequence[str]]) -> Iterator[Batch]:
+            for place, batch in enumerate(super().logprobs(requests, continuations)):
+                yield [(id, replace(c, finish=Finish.ERROR, error=error) if not place else c) for id, c in batch]
+
+    with Run.open(tmp_path, "backtranslate", {}, name="run") as run, Store(tmp_path / "s.sqlite") as store:
+        drawer = Drawer(EngineConfig("fake"), store, quiet=True)
+        monkeypatch.setattr(drawer, "engine", Failing)
+        if error.startswith("HTTP"):
+            told = make(MODEL, Config(limit=3, candidates=Sample(n=2)), run, drawer)
+            assert told["not_scored"] == 1
+            assert "(1 request longer than the context)" in (run.path / "README.md").read_text()
+        else:
+            with pytest.raises(UserError, match=r"1 of 6 requests failed \(scores\)"):
+                make(MODEL, Config(limit=3, candidates=Sample(n=2)), run, drawer)
 
 
 def test_grades_that_mean_something_tell_a_text_from_another(tmp_path: Path) -> None:
@@ -233,6 +281,8 @@ def test_one_text_has_no_other(tmp_path: Path) -> None:
     ("config", "message"),
     [
         (lambda: Config(threshold=0.5), "threshold is 0.5"),
+        (lambda: Config(keep=0), "keep is 0"),
+        (lambda: Config(keep=1.1), "keep is 1.1"),
         (lambda: Config(limit=0), "limit is 0"),
     ],
 )

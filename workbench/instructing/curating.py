@@ -1,19 +1,21 @@
 """Texts and the instructions that they may answer: read, cleaned, and scored by a model from 1 to 5."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.decodes import LabelLikelihood
-from workbench.drawing import Drawer, Drawn
+from workbench.drawing import Drawer
 from workbench.errors import UserError, check_range
 from workbench.forgetting import GENERAL_TEXT
 from workbench.identity import short_hash
+from workbench.instructing.failures import failures, lasting
 from workbench.prompts import load_prompt, render
 from workbench.stats import entropy, label_probabilities
 from workbench.tasks.rows import FILES, iterate_rows, text_field
-from workbench.types import Completion, Example, Finish, Model, Request, System
+from workbench.types import Completion, CostToMake, Example, Finish, Model, Request, System
 
 GRADES = ("1", "2", "3", "4", "5")
 SHORTEST, LONGEST_INSTRUCTION = 3, 80  # words of an instruction
@@ -63,7 +65,7 @@ def cleaned(completion: Completion, text: str) -> tuple[str, str]:
     answer.
     """
     if completion.finish is Finish.ERROR:
-        return "", "request failed"
+        return "", lasting(str(completion.error)) or "request failed"
     if completion.finish is Finish.LENGTH:
         return "", "cut off"
     said = " ".join(completion.text.split())
@@ -112,8 +114,8 @@ def score_of(completions: Sequence[Completion]) -> Score | None:
 
 def scores(
     model: Model, pairs: Sequence[tuple[str, str]], prompt: str, drawer: Drawer
-) -> tuple[list[Score | None], Drawn]:
-    """The score of each pair of instruction and text, in their order, and what was drawn for them.
+) -> tuple[list[Score | None], Counter[str], CostToMake]:
+    """The score of each pair of instruction and text, in their order; requests that failed for good; the cost.
 
     Nothing is generated: the grades are scored as continuations, so that a model that would rather talk still
         grades.
@@ -125,7 +127,7 @@ def scores(
         drawer: draws.
 
     Raises:
-        UserError: the prompt has not these variables, or the server died.
+        UserError: the prompt has not these variables, requests failed that may pass, or the server died.
     """
     template = load_prompt(prompt)
     asking = System(model, template, LabelLikelihood())
@@ -134,4 +136,10 @@ def scores(
         messages = render(template, Example.make(instruction, "", variables={"answer": text}))
         requests.append(Request(short_hash(messages), messages, style=template.style))
     drawn = drawer.draw(asking, list({r.id: r for r in requests}.values()), "scores", GRADES)
-    return [score_of(drawn.completions[request.id]) for request in requests], drawn
+    # One completion a request, which failed where any did.
+    told = [next((c for c in f if c.finish is Finish.ERROR), f[0]) for f in drawn.completions.values()]
+    return (
+        [score_of(drawn.completions[r.id]) for r in requests],
+        failures(told, "scores", answered=True),
+        drawn.cost,
+    )

@@ -36,28 +36,25 @@ def lasting(error: str) -> str | None:
     return TOO_LONG if "the model's context is" in error else None
 
 
-def failures(completions: Iterable[Completion], title: str) -> Counter[str]:
+def failures(completions: Iterable[Completion], title: str, *, answered: bool = False) -> Counter[str]:
     """Those that failed for good, counted by their reasons.
 
     Args:
         completions: all that was drawn for one purpose.
         title: the purpose, for messages.
+        answered: whether the model answered before, so that these may all have failed by themselves.
 
     Raises:
-        UserError: some failed that may pass.
+        UserError: some failed that may pass; or all failed, and nothing was answered before.
     """
     every = list(completions)
-    failed = [(str(c.error), lasting(str(c.error))) for c in every if c.finish is Finish.ERROR]
+    failed = [(str(c.error).rstrip("."), lasting(str(c.error))) for c in every if c.finish is Finish.ERROR]
     passing = [error for error, reason in failed if reason is None]
     if passing:
         raise UserError(
-            f"{len(passing)} of {len(every)} requests failed ({title}); the first: {passing[0].rstrip('.')}. What "
-            "was answered is stored; the same command asks these again."
+            f"{len(passing)} of {len(every)} requests failed ({title}); the first: {passing[0]}. What was answered "
+            "is stored; the same command asks these again."
         )
+    if failed and len(failed) == len(every) and not answered:
+        raise UserError(f"All {len(every)} requests failed ({title}); the first: {failed[0][0]}.")
     return Counter(reason for _, reason in failed if reason is not None)
-
-
-def all_failed(completions: Iterable[Completion], title: str) -> UserError:
-    """The error where every request failed for good, with the first one's message."""
-    every = list(completions)
-    return UserError(f"All {len(every)} requests failed ({title}); the first: {str(every[0].error).rstrip('.')}.")

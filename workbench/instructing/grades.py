@@ -47,6 +47,7 @@ def summary(
         "kept": len(kept),
         "score": to_json(_mean([s.value for s in own])),
         "kept_score": to_json(_mean([s.value for s in kept])),
+        "kept_lowest": min(s.value for s in kept),
         "entropy": to_json(_mean([s.entropy for s in own])),
         "histogram": histogram([s.value for s in own]),
         "likeliest": {
@@ -59,8 +60,7 @@ def summary(
 
 
 def _told_apart(pairs: Sequence[tuple[int, Score, Score]]) -> dict[str, Any]:
-    """Grades with a text's own instruction against those with another's; a text is one unit, whatever it "
-    "has drawn."""
+    """Grades with a text's own instruction against those with another's; a text is one unit, whatever it drew."""
     first: dict[int, list[float]] = {}
     second: dict[int, list[float]] = {}
     for place, own, other in pairs:
@@ -90,15 +90,16 @@ def histogram(values: Sequence[float]) -> dict[str, int]:
     return counts
 
 
-def nothing_kept(reasons: Mapping[str, int], found: Sequence[Score], threshold: float) -> UserError:
-    """The error where no pair is good enough, with what there was."""
+def nothing_kept(reasons: Mapping[str, int], found: Sequence[Score], threshold: float | None) -> UserError:
+    """The error where no pair is good enough, with what there was; without a threshold none was scored."""
     told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    if not found:
+    if not found or threshold is None:
         return UserError(f"No instruction was usable and scored. Of the completions: {told}.")
     best = max(score.value for score in found)
     return UserError(
         f"No pair has a grade of {threshold:g} or more; the highest of {len(found)} is {best:.2f}. Of the "
-        f"completions: {told}. Lower --threshold, or take a larger model."
+        f"completions: {told}. Lower --threshold, leave it out to keep a share of the texts, or take a larger "
+        "model."
     )
 
 
@@ -106,7 +107,8 @@ def lines(told: Mapping[str, Any]) -> list[str]:
     """The summary in words, a sentence or two each."""
     became = ", ".join(f"{count:,} {reason}" for reason, count in told["completions"].items())
     out = [
-        f"{told['kept']:,} of {told['texts']:,} texts were kept, each with its best instruction.",
+        f"{told['kept']:,} of {told['texts']:,} texts were kept, each with its best instruction; the lowest grade "
+        f"among them is {told['kept_lowest']:.2f}.",
         f"Completions: {became}.",
         f"Grades of {told['candidates'] - told['not_scored']:,} candidates: mean {_text(told['score'])}; of "
         "those kept "
@@ -116,7 +118,10 @@ def lines(told: Mapping[str, Any]) -> list[str]:
         f"Entropy over the five grades: mean {_text(told['entropy'])} nats; no opinion is 1.609.",
     ]
     if told["not_scored"]:
-        out.append(f"{told['not_scored']:,} candidates got no score, for requests failed, and were left out.")
+        why = ", ".join(f"{count:,} {reason}" for reason, count in told["score_failures"].items())
+        out.append(
+            f"{told['not_scored']:,} candidates got no score and were left out ({why or 'a grade missing'})."
+        )
     if apart := told.get("own_against_other"):
         d = apart["difference"]
         verdict = "The grades tell a text's own instruction from another's."
@@ -130,8 +135,8 @@ def lines(told: Mapping[str, Any]) -> list[str]:
     return out
 
 
-def data_card(told: Mapping[str, Any], model: Model, asking: System, threshold: float) -> str:
-    """The card of the data set."""
+def data_card(told: Mapping[str, Any], model: Model, asking: System, rule: str) -> str:
+    """The card of the data set; the rule says of which texts the best pair was kept."""
     decode = asking.decode
     assert isinstance(decode, Sample)
     tuned = ", tuned" if model.adapter else ""
@@ -141,8 +146,8 @@ def data_card(told: Mapping[str, Any], model: Model, asking: System, threshold: 
 Made by instruction backtranslation (Li et al. 2023, arXiv 2308.06259) with
 {base_name(Model(model.base, model.revision))}{tuned}, which wrote {decode.n} instructions a text (prompt
 `{asking.prompt.name}`, temperature {decode.temperature:g}, seed {decode.seed}) and graded each pair from 1 to
-5. Of each text the best pair was kept where its grade is {threshold:g} or more. The completions are the texts
-as they were given; only the instructions are made.
+5. Of each text the best pair was kept {rule}. The completions are the texts as they were given; only the
+instructions are made.
 
 {said}
 

@@ -22,7 +22,7 @@ from workbench.errors import UserError, check_range
 from workbench.files import read_json, write_json
 from workbench.hub import base_name
 from workbench.identity import model_identity, short_hash, system_hash, to_json
-from workbench.instructing.failures import all_failed, failures
+from workbench.instructing.failures import failures
 from workbench.instructing.student import asked, check_learnable
 from workbench.instructing.votes import distinct, writable
 from workbench.made_data import Made, write_made
@@ -94,8 +94,6 @@ def make(system: System, task: Task, config: Config, run: Run, drawer: Drawer) -
     rows, told = [], Told(task.max_tokens)
     every = [completion for found in drawn.completions.values() for completion in found]
     told.failures = failures(every, "rationales")
-    if told.failures.total() == len(every):
-        raise all_failed(every, "rationales")
     for example in questions:
         right = told.verified(task, example, drawn.completions[example.id])
         kept = distinct(writable(right))[: config.keep]

@@ -23,7 +23,7 @@ from workbench.files import json_bytes, read_json, write_atomic, write_json
 from workbench.folders import new_folder
 from workbench.hub import base_name
 from workbench.identity import model_identity, to_json
-from workbench.instructing.failures import all_failed, failures
+from workbench.instructing.failures import failures
 from workbench.instructing.student import asked, check_learnable
 from workbench.instructing.vote_words import data_card, nothing_kept, rounds_table, summary
 from workbench.instructing.votes import Unlabelled, Vote, distinct, unlabelled, vote, writable
@@ -122,8 +122,6 @@ def _sampled(
             drawn = drawer.draw(sampling, requests_of(system, practice.questions), f"round {number}: paths")
             every = [completion for found in drawn.completions.values() for completion in found]
             failed = failures(every, f"round {number}: paths")
-            if failed.total() == len(every):
-                raise all_failed(every, f"round {number}: paths")
             votes = [vote(q, drawn.completions[q.id], practice.read) for q in practice.questions]
             kept = [v for v in votes if v.paths and v.confidence >= config.confidence]
             rows = [

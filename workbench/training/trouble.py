@@ -9,7 +9,7 @@ TROUBLES = ("rollback", "halved")  # events of metrics.jsonl
 
 
 def trouble(run: RunFolder) -> str:
-    """A sentence on roll-backs and on memory that ran out, from the run's metrics.jsonl, by rounds where there are."""
+    """A sentence on roll-backs and on memory that ran out, from metrics.jsonl, by rounds where there are."""
     by_round: dict[int | None, list[dict[str, Any]]] = {}
     for line in run.metrics():
         if line.get("event") in TROUBLES:
