@@ -10,7 +10,9 @@ from workbench.methods.dpo import adapt
 from workbench.session import Session, Setup
 from workbench.types import Result
 
-_TOLD = ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "kl")
+_TOLD = (
+    "loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "kto/reference_point",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from workbench.engines.encode import Encoder
 from workbench.engines.forward import use_grouped_attention
 from workbench.errors import UserError
 from workbench.preferring.losses import LOSSES, Loss, check_loss
-from workbench.preferring.pair_loss import Answers, PairLoss, _paired, _unpaired
+from workbench.preferring.pair_loss import REFERENCE_POINT, Answers, PairLoss, _paired, _unpaired
 from workbench.preferring.pair_rows import PairRows, rows_of_pairs, summed
 from workbench.preferring.pairs import Pair
 from workbench.training.config import Training
@@ -49,8 +49,12 @@ def objective(model: Path, loss: Loss) -> PairLoss:
 def groups(loss: Loss, count: int = 3) -> list[PairRows]:
     encoder = talking()
     found, _ = rows_of_pairs(pairs(count), encoder, Training(), mismatched=LOSSES[loss].mismatched)
-    return [  # a reference that is near the model, whose tokens have some 6 nats
-        PairRows(g.rows, g.pairs, tuple(0.3 * j - 6.2 * len(row.learned) - i for j, row in enumerate(g.rows)))
+    return [  # a reference that is near the model, whose tokens have some 6 nats; KTO's KL is above 0
+        PairRows(
+            g.rows,
+            g.pairs,
+            tuple(0.3 * j - 6.2 * len(row.learned) - i - 40 * (j >= 2 * g.pairs) for j, row in enumerate(g.rows)),
+        )
         for i, g in enumerate(found)
     ]
 
@@ -59,24 +63,27 @@ def groups(loss: Loss, count: int = 3) -> list[PairRows]:
 
 
 @pytest.mark.parametrize(
-    ("loss", "expected"),
+    ("loss", "kl", "expected"),
     [
-        ("sigmoid", 0.598139),
-        ("hinge", 0.8),
-        ("ipo", 22.09),
-        ("cdpo", 0.618139),
-        ("robust", 0.573139),
-        ("sppo_hard", 32.0),
-        ("kto", 0.475021),  # with a KL of 0, below which TRL cuts it off
+        ("sigmoid", 0, 0.598139),
+        ("hinge", 0, 0.8),
+        ("ipo", 0, 22.09),
+        ("cdpo", 0, 0.618139),
+        ("robust", 0, 0.573139),
+        ("sppo_hard", 0, 32.0),
+        ("kto", 0, 0.475021),
+        ("kto", -3, 0.475021),  # TRL cuts it off below 0
+        ("kto", 5, 0.476516),  # ((1 − σ(.1·(1 − 5))) + (1 − σ(.1·(5 + 1)))) / 2
+        ("apo_zero_unpaired", 0, 0.475021),
     ],
 )
-def test_worked_numbers(loss: Loss, expected: float, tiny_model: Path) -> None:
+def test_worked_numbers(loss: Loss, kl: float, expected: float, tiny_model: Path) -> None:
     """log π = (−10, −14), reference (−11, −13), β = .1, ε = .1, answers of 5 and 10 tokens."""
     trainer = objective(tiny_model, loss)._trainer[0]
     logps, mask = torch.zeros(4, 10), torch.zeros(4, 10, dtype=torch.bool)
     for row, (logp, tokens) in enumerate([(-10, 5), (-14, 10), (-9, 5), (-13, 5)]):
         logps[row, :tokens], mask[row, :tokens] = logp / tokens, True
-    reference = torch.tensor([-11.0, -13.0, -9.0, -13.0])
+    reference = torch.tensor([-11.0, -13.0, -9.0 - kl, -13.0 - kl])
     places = [torch.tensor([0]), torch.tensor([1]), torch.tensor([2, 3][: 2 * LOSSES[loss].mismatched])]
     take = _unpaired if LOSSES[loss].unpaired else _paired
     found = take(trainer, Answers(logps, mask), reference, *[p.long() for p in places])
@@ -84,6 +91,7 @@ def test_worked_numbers(loss: Loss, expected: float, tiny_model: Path) -> None:
     told = taken(trainer)
     assert told["rewards/chosen"] == pytest.approx(0.1)
     assert told["rewards/margins"] == pytest.approx(0.2, abs=1e-5)
+    assert told.get("kl", 0.0) == pytest.approx(max(kl, 0), abs=1e-5)
 
 
 def test_it_starts_at_log_two(tiny_model: Path) -> None:
@@ -178,6 +186,10 @@ def test_loss_and_gradient_are_those_of_trls_padded_batch(loss: Loss, tiny_model
     assert float(torch.nn.functional.cosine_similarity(ours, theirs, dim=0)) > 0.99999
     assert float(ours.norm()) == pytest.approx(float(theirs.norm()), rel=1e-4)
     assert set(model.told) >= {"rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"}
+    assert "kl" not in model.told, "the reference point is not KL to the base, and others measure none"
+    assert (REFERENCE_POINT in model.told) == (loss == "kto")
+    if loss == "kto":
+        assert model.told[REFERENCE_POINT][0] > 1, "where it is 0 the mismatched rows are not tested"
 
 
 @pytest.mark.parametrize("loss", [name for name, kind in LOSSES.items() if not kind.whole])

@@ -19,7 +19,10 @@ from workbench.training.objective import Objective
 from workbench.training.trl_trainers import stand_in, taken, trl_trainer
 
 # What TRL tells of a pass and is computed here; the rest is of logits that are not made.
-_TOLD = ("rewards/", "logps/", "kl")
+_TOLD = ("rewards/", "logps/")
+
+REFERENCE_POINT = "kto/reference_point"
+"""What KTO calls KL: the mismatched answers' mean log-ratio in the batch, in nats and at least 0."""
 
 
 class PairLoss(Objective):
@@ -82,7 +85,10 @@ class PairLoss(Objective):
         trainer = self._trainer[0]
         take = _unpaired if self.kind.unpaired else _paired
         loss: torch.Tensor = take(trainer, said, reference, chosen, rejected, other)
-        notes = {name: value for name, value in taken(trainer).items() if name.startswith(_TOLD)}
+        told = taken(trainer)
+        notes = {name: value for name, value in told.items() if name.startswith(_TOLD)}
+        if self.kind.mismatched:  # TRL's KTOTrainer says 0 where it measures none
+            notes[REFERENCE_POINT] = told["kl"]
         if "rewards/accuracies" not in notes:  # KTO's trainer knows no pairs
             ratios = said.logps.detach().sum(1) - reference
             notes["rewards/accuracies"] = float((ratios[chosen] > ratios[rejected]).float().mean())
