@@ -5,9 +5,10 @@ same rungs as a page.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from typing import Any
 
 from workbench.compare import Comparison, compare_to_baseline, shared
 from workbench.report_forgetting import forgetting_cell, forgetting_remarks, has_forgetting
@@ -220,6 +221,11 @@ def percent(share: float) -> str:
 def span(interval: Interval) -> str:
     """The interval's ends in percent: "55.2 – 67.1"."""
     return f"{100 * interval.low:.1f} – {100 * interval.high:.1f}"
+
+
+def with_span(interval: Mapping[str, Any]) -> str:
+    """An interval, as JSON data, around a number that is no share: "0.412 (0.398 – 0.431)"."""
+    return f"{interval['value']:.3f} ({interval['low']:.3f} – {interval['high']:.3f})"
 
 
 def p_value(comparison: Comparison | None) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import UserError
-from workbench.stats import bootstrap_interval, ratio_interval
+from workbench.stats import bootstrap_interval, mean_interval, ratio_interval
 
 UNITS = st.lists(st.tuples(st.floats(-5, 5), st.integers(1, 200)), min_size=1, max_size=20)
 
@@ -22,7 +22,15 @@ def test_worked_numbers() -> None:
 
 def test_with_equal_weights_it_is_the_bootstrap_of_the_mean() -> None:
     scores = np.random.default_rng(1).random(30)
-    assert ratio_interval(scores, np.ones(30)) == bootstrap_interval(scores)
+    assert ratio_interval(scores, np.ones(30)) == bootstrap_interval(scores) == mean_interval(scores)
+
+
+def test_a_mean_is_of_any_finite_numbers() -> None:
+    found = mean_interval([-3.0, 1.0, 5.0])
+    assert (found.value, found.low, found.high) == (1.0, -3.0, 5.0)
+    for bad in ([], [1.0, math.nan]):
+        with pytest.raises(UserError):
+            mean_interval(bad)
 
 
 @given(UNITS)

@@ -52,8 +52,8 @@ def failures(completions: Iterable[Completion], title: str, *, answered: bool = 
     passing = [error for error, reason in failed if reason is None]
     if passing:
         raise UserError(
-            f"{len(passing)} of {len(every)} requests failed ({title}); the first: {passing[0]}. What was answered "
-            "is stored; the same command asks these again."
+            f"{len(passing)} of {len(every)} requests failed ({title}); the first: {passing[0]}. What was "
+            "answered is stored; the same command asks these again."
         )
     if failed and len(failed) == len(every) and not answered:
         raise UserError(f"All {len(every)} requests failed ({title}); the first: {failed[0][0]}.")

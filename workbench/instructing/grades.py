@@ -9,7 +9,8 @@ from workbench.errors import UserError
 from workbench.hub import base_name
 from workbench.identity import to_json
 from workbench.instructing.curating import GRADES, Score
-from workbench.stats import paired_bootstrap, ratio_interval
+from workbench.report import with_span
+from workbench.stats import mean_interval, paired_bootstrap
 from workbench.types import Interval, Model, System
 
 EDGES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)  # of the histogram of expected grades
@@ -45,10 +46,10 @@ def summary(
         "candidates": len(judged),
         "not_scored": len(judged) - len(own),
         "kept": len(kept),
-        "score": to_json(_mean([s.value for s in own])),
-        "kept_score": to_json(_mean([s.value for s in kept])),
+        "score": to_json(mean_interval([s.value for s in own])),
+        "kept_score": to_json(mean_interval([s.value for s in kept])),
         "kept_lowest": min(s.value for s in kept),
-        "entropy": to_json(_mean([s.entropy for s in own])),
+        "entropy": to_json(mean_interval([s.entropy for s in own])),
         "histogram": histogram([s.value for s in own]),
         "likeliest": {
             g: sum(s.probabilities.index(max(s.probabilities)) == i for s in own) for i, g in enumerate(GRADES)
@@ -110,12 +111,12 @@ def lines(told: Mapping[str, Any]) -> list[str]:
         f"{told['kept']:,} of {told['texts']:,} texts were kept, each with its best instruction; the lowest grade "
         f"among them is {told['kept_lowest']:.2f}.",
         f"Completions: {became}.",
-        f"Grades of {told['candidates'] - told['not_scored']:,} candidates: mean {_text(told['score'])}; of "
+        f"Grades of {told['candidates'] - told['not_scored']:,} candidates: mean {with_span(told['score'])}; of "
         "those kept "
-        f"{_text(told['kept_score'])}, which says nothing, for they were kept for it.",
+        f"{with_span(told['kept_score'])}, which says nothing, for they were kept for it.",
         "Expected grades: " + ", ".join(f"{name}: {count}" for name, count in told["histogram"].items()) + ".",
         "The likeliest grade was " + ", ".join(f"{g} for {n}" for g, n in told["likeliest"].items()) + ".",
-        f"Entropy over the five grades: mean {_text(told['entropy'])} nats; no opinion is 1.609.",
+        f"Entropy over the five grades: mean {with_span(told['entropy'])} nats; no opinion is 1.609.",
     ]
     if told["not_scored"]:
         why = ", ".join(f"{count:,} {reason}" for reason, count in told["score_failures"].items())
@@ -155,11 +156,3 @@ instructions are made.
 the texts are the project's own general text, a model that learned them cannot be measured by `--forgetting` on
 it: give `--forgetting-text` another.
 """
-
-
-def _mean(values: Sequence[float]) -> Interval:
-    return ratio_interval(values, [1.0] * len(values))
-
-
-def _text(interval: Mapping[str, Any]) -> str:
-    return f"{interval['value']:.3f} ({interval['low']:.3f} – {interval['high']:.3f})"

@@ -13,12 +13,13 @@ from workbench.drawing import Drawer, requests_of
 from workbench.errors import UserError
 from workbench.identity import to_json
 from workbench.instructing.votes import reader, vote
+from workbench.report import with_span
 from workbench.stats import (
     Bin,
     calibration_gap,
     correlation,
     expected_calibration_error,
-    ratio_interval,
+    mean_interval,
     reliability,
 )
 from workbench.tasks.base import Task
@@ -64,21 +65,16 @@ class Reading:
             "ece": expected_calibration_error(bins),
             "gap": to_json(calibration_gap(self.confidences, self.right)),
             "correlation": to_json(correlation(self.confidences, self.right)),
-            "entropy": to_json(mean_of(self.entropies)),
+            "entropy": to_json(mean_interval(self.entropies)),
             "bins": [{**vars(b), "accuracy": to_json(b.accuracy)} for b in bins],
         }
-
-
-def mean_of(values: Sequence[float]) -> Interval:
-    """Mean over questions, with its bootstrap interval."""
-    return ratio_interval(values, [1.0] * len(values))
 
 
 def entropy_change(before: Reading, after: Reading) -> Interval:
     """Mean of the second's entropy minus the first's over the questions that both answered, bootstrapped."""
     first = dict(zip(before.ids, before.entropies, strict=True))
     pairs = zip(after.ids, after.entropies, strict=True)
-    return mean_of([entropy - first[id] for id, entropy in pairs if id in first])
+    return mean_interval([entropy - first[id] for id, entropy in pairs if id in first])
 
 
 def read_dev(name: str, system: System, task: Task, paths: Sample, drawer: Drawer) -> Reading:
@@ -131,7 +127,7 @@ def calibration_section(readings: Sequence[Reading], samples: int, picture: str)
         lines.append(
             f"| {reading.name} | {len(reading.ids)} | {told['ece']:.3f} | "
             f"{_signed(calibration_gap(reading.confidences, reading.right))} | "
-            f"{_signed(r) if r else 'not defined'} | {_plain(mean_of(reading.entropies))} | {change} |"
+            f"{_signed(r) if r else 'not defined'} | {with_span(told['entropy'])} | {change} |"
         )
     table = "\n".join(lines)
     return f"""
@@ -148,10 +144,6 @@ answers were looked at for this alone; no path was chosen by them.
 ECE is the mean distance of a bin's accuracy from its confidence; few questions make it larger than it is. The
 correlation is Pearson's, of confidence with being right. 95 % intervals by bootstrap over questions.
 """
-
-
-def _plain(interval: Interval) -> str:
-    return f"{interval.value:.3f} ({interval.low:.3f} – {interval.high:.3f})"
 
 
 def _signed(interval: Interval) -> str:

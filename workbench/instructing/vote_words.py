@@ -6,7 +6,8 @@ from typing import Any
 from workbench.errors import UserError
 from workbench.identity import to_json
 from workbench.instructing.votes import Vote, distinct, writable
-from workbench.stats import bootstrap_interval, ratio_interval
+from workbench.report import with_span
+from workbench.stats import bootstrap_interval, mean_interval
 
 
 def summary(
@@ -36,7 +37,7 @@ def summary(
         "broken_characters": sum(len(v.paths) - len(writable(v.paths)) for v in kept),
         "examples": examples,
         "confidence": to_json(bootstrap_interval([v.confidence for v in asked])),
-        "entropy": to_json(ratio_interval([v.entropy for v in asked], [1.0] * len(asked))),
+        "entropy": to_json(mean_interval([v.entropy for v in asked])),
     }
 
 
@@ -96,7 +97,8 @@ def rounds_table(rounds: Sequence[Mapping[str, Any]]) -> str:
     """The rounds, a row each, as Markdown; confidence and entropy are those of the model that was sampled."""
     rows = [
         f"| {told['round']} | {told['questions']:,} | {told['kept_questions']:,} | {told['samples']:,} | "
-        f"{told['kept_paths']:,} | {told['examples']:,} | {_mean(told['confidence'])} | {_mean(told['entropy'])} |"
+        f"{told['kept_paths']:,} | {told['examples']:,} | {with_span(told['confidence'])} | "
+        f"{with_span(told['entropy'])} |"
         for told in rounds
     ]
     return "\n".join(
@@ -123,10 +125,6 @@ def _counts(told: Mapping[str, Any]) -> str:
         f"{told['agreeing_paths']:,} agreed with their question's majority, {told['truncated']:,} were cut off "
         f"and {told['unparsable']:,} gave no answer; {told['kept_paths']:,} agreed on a question that was kept, "
         f"{told['kept_distinct']:,} of them distinct. The data have {told['examples']:,} examples.{more} Mean "
-        f"confidence {_mean(told['confidence'])}, mean entropy of a question's answers "
-        f"{_mean(told['entropy'])} nats."
+        f"confidence {with_span(told['confidence'])}, mean entropy of a question's answers "
+        f"{with_span(told['entropy'])} nats."
     )
-
-
-def _mean(interval: Mapping[str, Any]) -> str:
-    return f"{interval['value']:.3f} ({interval['low']:.3f} – {interval['high']:.3f})"

@@ -27,6 +27,7 @@ from workbench.instructing.student import asked, check_learnable
 from workbench.instructing.votes import distinct, writable
 from workbench.made_data import Made, write_made
 from workbench.prompts import load_prompt
+from workbench.report import percent, span
 from workbench.runs import Run
 from workbench.stats import bootstrap_interval, wilson_interval
 from workbench.tasks.base import Task
@@ -185,8 +186,9 @@ class Told:
             f"right, {counts[Status.WRONG]:,} wrong, {counts[Status.UNPARSABLE]:,} gave no answer and "
             f"{counts[Status.TRUNCATED]:,} were cut off{failed}. Of the right ones {self.kept:,} were kept, "
             f"{self.repeated:,} repeat another, and {self.beyond:,} are beyond what is kept of a question. "
-            f"One sample is right {_percent(accuracy)} of the time; {self.solved:,} questions "
-            f"({_percent(solved)}) have a rationale.{broken}{long if self.long else ''}"
+            f"One sample is right {percent(accuracy.value)} ({span(accuracy)}) of the time; {self.solved:,} "
+            f"questions ({percent(solved.value)}, {span(solved)}) have a rationale."
+            f"{broken}{long if self.long else ''}"
         )
 
 
@@ -241,7 +243,3 @@ right are not in the data, so that hard ones are fewer than in the task.
 
 `data.jsonl` has a row for each: `prompt`, `completion` and, in `source`, where it comes from.
 """
-
-
-def _percent(score: Interval) -> str:
-    return f"{100 * score.value:.1f} % ({100 * score.low:.1f} – {100 * score.high:.1f})"

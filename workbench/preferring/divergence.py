@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from workbench.decodes import Sample
 from workbench.drawing import Drawer, requests_of
-from workbench.stats import kl_estimates, ratio_interval
+from workbench.stats import kl_estimates, mean_interval
 from workbench.tasks.base import Task
 from workbench.types import Finish, Interval, Model, System
 
@@ -80,16 +80,12 @@ def divergence(
         return None
     each = [kl_estimates(scored[0][id], scored[1][id]) for id in ids]
     return Divergence(
-        kl=_mean([float(k1.sum()) for k1, _, _ in each]),
-        kl3=_mean([float(k3.sum()) for _, _, k3 in each]),
-        tokens=_mean([float(len(k1)) for k1, _, _ in each]),
+        kl=mean_interval([float(k1.sum()) for k1, _, _ in each]),
+        kl3=mean_interval([float(k3.sum()) for _, _, k3 in each]),
+        tokens=mean_interval([float(len(k1)) for k1, _, _ in each]),
         answers=len(ids),
         left_out=len(asked) - len(ids),
     )
-
-
-def _mean(values: list[float]) -> Interval:
-    return ratio_interval(values, [1.0] * len(values))
 
 
 def _span(value: Interval) -> str:

@@ -24,7 +24,7 @@ from workbench.stats.paired import (
     minimum_detectable_effect,
     paired_bootstrap,
 )
-from workbench.stats.ratios import ratio_interval
+from workbench.stats.ratios import mean_interval, ratio_interval
 from workbench.stats.samples import CoverageFit, best_of_n_kl_bound, fit_coverage, pass_at_k
 from workbench.stats.spread import Spread, paired_spread_test, spread
 
@@ -51,6 +51,7 @@ __all__ = [
     "majority_at_k",
     "majority_curve",
     "mcnemar_exact",
+    "mean_interval",
     "minimum_detectable_effect",
     "paired_bootstrap",
     "paired_spread_test",

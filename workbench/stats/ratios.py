@@ -41,3 +41,12 @@ def ratio_interval(
         ratios.append(sums[drawn].sum(axis=1) / weights[drawn].sum(axis=1))
     low, high = np.quantile(np.concatenate(ratios), [tail, 1 - tail])
     return Interval(float(sums.sum() / weights.sum()), float(low), float(high), confidence, "bootstrap")
+
+
+def mean_interval(values: ArrayLike) -> Interval:
+    """The mean of any finite numbers, one a unit, with the percentile bootstrap over units as in `ratio_interval`.
+
+    Raises:
+        UserError: there is no unit, or a number is not finite.
+    """
+    return ratio_interval(values, np.ones(np.shape(values)))
