@@ -147,6 +147,14 @@ def test_a_prompt_in_two_groups_is_refused(tmp_path: Path) -> None:
         read(tmp_path, {**row, "group": "one"}, {**row, "rejected": "c", "group": "two"})
 
 
+def test_two_prompts_in_a_group_are_refused(tmp_path: Path) -> None:
+    row = {"prompt": "q", "chosen": "a", "rejected": "b", "group": "one"}
+    with pytest.raises(UserError, match=r"row 3, field 'group': it is 'one', the group of row 1, whose prompt is"):
+        read(tmp_path, row, {**row, "rejected": "c"}, {**row, "prompt": "r"})
+    with pytest.raises(UserError, match=r"row 2, field 'group'"):
+        read(tmp_path, row, {**row, "style": "text"})
+
+
 def test_no_file_and_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no data file"):
         read_pairs(tmp_path / "none.jsonl")

@@ -66,11 +66,13 @@ def read_pairs(path: str | Path) -> list[Pair]:
 
     Raises:
         UserError: the file cannot be read, or a row is no pair: a field is missing or of another kind, both
-            answers are the same, or one prompt stands in two groups. File, row and field are named.
+            answers are the same, one prompt stands in two groups, or two prompts stand in one. File, row and
+            field are named.
     """
     source = str(path)
     pairs: list[Pair] = []
     groups: dict[tuple[Turns, str], tuple[str, int]] = {}
+    prompts: dict[str, tuple[tuple[Turns, str], int]] = {}
     for number, row in iterate_rows(source):
         pair = _pair(source, number, row)
         group, first = groups.setdefault((pair.prompt, pair.style), (pair.group, number))
@@ -78,6 +80,10 @@ def read_pairs(path: str | Path) -> list[Pair]:
             problem = (
                 f"its prompt is that of row {first}, whose group is {group!r}, so it cannot be {pair.group!r}"
             )
+            raise bad_row(source, number, problem, "group")
+        prompt, first = prompts.setdefault(pair.group, ((pair.prompt, pair.style), number))
+        if prompt != (pair.prompt, pair.style):
+            problem = f"it is {pair.group!r:.60}, the group of row {first}, whose prompt is another"
             raise bad_row(source, number, problem, "group")
         pairs.append(pair)
     return pairs
