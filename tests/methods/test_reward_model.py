@@ -241,6 +241,13 @@ def test_accuracy_margin_and_calibration_by_hand() -> None:
         judged(pairs[4:], scorer)
 
 
+def test_pairs_of_one_prompt_have_no_interval() -> None:
+    told = judged([pair("p", "a", "b"), pair("p", "b", "a")], Table(a=1.0, b=0.0))
+    words = in_words({**told, "source": "a file"})
+    assert "Accuracy 50.0 % (95 % interval over prompts 0.0 – 100.0)" in words
+    assert "Mean margin 0.000 (of one prompt, without an interval)" in words
+
+
 def test_a_prompts_pairs_stay_together_when_some_are_held_out() -> None:
     pairs = [pair(f"g{i}", f"a{j}", "b") for j in range(3) for i in range(20)]
     learned, held = split(pairs, 0.2)

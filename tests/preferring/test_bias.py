@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.preferring.bias import length_bias, position_bias, share
+from workbench.preferring.bias import length_bias, mean_over, position_bias, share
 from workbench.preferring.pairs import Pair
 from workbench.stats import wilson_interval
-from workbench.types import Message
+from workbench.types import Interval, Message
 
 
 def pair(group: str, chosen: int, rejected: int, margin: float | None = None) -> Pair:
@@ -31,10 +31,19 @@ def test_a_group_counts_once_however_many_pairs_it_has() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from("abcd")), min_size=1, max_size=12))
-def test_a_share_lies_in_its_interval(rows: list[tuple[float, str]]) -> None:
+def test_a_share_lies_in_its_interval_which_has_a_width(rows: list[tuple[float, str]]) -> None:
     found = share([hit for hit, _ in rows], [group for _, group in rows])
     assert found.value == pytest.approx(sum(hit for hit, _ in rows) / len(rows))
     assert 0 <= found.low <= found.value + 1e-9 and found.value - 1e-9 <= found.high <= 1
+    assert found.high > found.low
+
+
+def test_one_group_says_nothing_of_others() -> None:
+    found = share([1.0, 1.0, 0.0], ["a", "a", "a"])
+    assert (found.value, found.low, found.high) == (pytest.approx(2 / 3), 0.0, 1.0)
+    assert share([1.0, 0.0] * 3, list("aabbcc")) == wilson_interval(1.5, 3), "three groups that are alike"
+    assert mean_over([1.0, 3.0], ["a", "a"]) == 2.0
+    assert isinstance(mean_over([1.0, 3.0], ["a", "b"]), Interval)
 
 
 def test_lengths() -> None:
@@ -48,7 +57,7 @@ def test_lengths() -> None:
     assert -1 <= found["margin_correlation"]["low"] <= found["margin_correlation"]["high"] <= 1 + 1e-9
 
 
-@pytest.mark.parametrize("margins", [(1.0, 1.0, 1.0), (None, None, None), (0.5, None, None)])
+@pytest.mark.parametrize("margins", [(1.0, 1.0, 1.0), (None, None, None), (0.5, None, None), (0.5, 0.7, None)])
 def test_no_correlation_where_margins_say_nothing(margins: Any) -> None:
     pairs = [pair(str(i), i + 2, 1, margin) for i, margin in enumerate(margins)]
     assert length_bias(pairs)["margin_correlation"] is None

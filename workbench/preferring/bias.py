@@ -1,7 +1,7 @@
 """What pairs prefer beside what they should: longer answers, and the answer that stood first.
 
-Pairs of one group are not independent, so that intervals are over groups: Wilson's where each has one pair, else
-the bootstrap that draws whole groups.
+Pairs of one group are not independent, so that intervals are over groups: Wilson's where each has one pair or all
+say the same, else the bootstrap that draws whole groups.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,41 @@ from workbench.types import Interval
 
 
 def share(hits: Sequence[float], groups: Sequence[str]) -> Interval:
-    """Mean of numbers in [0, 1], one a pair, with its 95 % interval over groups; none gives [0, 1]."""
+    """Mean of numbers in [0, 1], one a pair, with its 95 % interval over groups.
+
+    No pair, and one group whose pairs differ, give the interval [0, 1].
+    """
     from workbench.stats import ratio_interval, wilson_interval
 
+    if not hits:
+        return wilson_interval(0, 0)
+    sums, sizes = _by_group(hits, groups)
+    means = [total / size for total, size in zip(sums, sizes, strict=True)]
+    value = mean(hits)
+    if len(means) == 1 and len(set(hits)) > 1:
+        return Interval(value, 0.0, 1.0, 0.95, "one group")
+    # Where groups are alike the bootstrap would give an interval of no width.
+    if max(means) - min(means) < 1e-9 or (len(sums) == len(hits) and set(hits) <= {0.0, 1.0}):
+        return wilson_interval(value * len(sums), len(sums))
+    return ratio_interval(sums, sizes)
+
+
+def mean_over(values: Sequence[float], groups: Sequence[str]) -> Interval | float:
+    """Mean of any numbers, one a pair, with its 95 % interval over groups; alone where there is one group."""
+    from workbench.stats import ratio_interval
+
+    sums, sizes = _by_group(values, groups)
+    return ratio_interval(sums, sizes) if len(sums) > 1 else mean(values)
+
+
+def _by_group(values: Sequence[float], groups: Sequence[str]) -> tuple[list[float], list[int]]:
+    """(sum, how many) of each group."""
     sums: dict[str, float] = {}
     sizes: dict[str, int] = {}
-    for hit, group in zip(hits, groups, strict=True):
-        sums[group] = sums.get(group, 0.0) + hit
+    for value, group in zip(values, groups, strict=True):
+        sums[group] = sums.get(group, 0.0) + value
         sizes[group] = sizes.get(group, 0) + 1
-    alike = len(set(hits)) < 2  # the bootstrap would give an interval of no width
-    if alike or (len(sums) == len(hits) and set(hits) <= {0.0, 1.0}):
-        value = hits[0] if hits else 0.0
-        return wilson_interval(value * len(sums) if alike else sum(hits), len(sums))
-    return ratio_interval(list(sums.values()), [sizes[group] for group in sums])
+    return list(sums.values()), list(sizes.values())
 
 
 def length_bias(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -37,7 +59,8 @@ def length_bias(pairs: Sequence[Pair]) -> dict[str, Any]:
         longer, shorter, equal: pairs whose chosen answer is that.
         chosen_longer: share of the pairs of different lengths; 0.5 is no bias.
         margin_correlation: Pearson's, of the margin and how much longer the chosen answer is, with a bootstrap
-            interval over groups; None where all margins, or all differences, are the same.
+            interval over groups; None with fewer than three groups, through two of which any line goes, and
+            where all margins, or all differences, are the same.
     """
     chosen, rejected = ([len(text) for text in texts] for texts in _texts(pairs))
     gaps = [left - right for left, right in zip(chosen, rejected, strict=True)]
@@ -92,7 +115,7 @@ def _correlation(rows: Sequence[tuple[float, int, str]], resamples: int = 2000) 
     """Pearson's correlation of the first two columns; whole groups, the third, are drawn for its interval."""
     import numpy as np
 
-    if len({margin for margin, _, _ in rows}) < 2 or len({gap for _, gap, _ in rows}) < 2:
+    if len({group for *_, group in rows}) < 3 or any(len({row[column] for row in rows}) < 2 for column in (0, 1)):
         return None
     places: dict[str, list[int]] = {}
     for place, (_, _, group) in enumerate(rows):

@@ -10,10 +10,10 @@ from typing import Any
 from workbench.decoding.best_of_n import Scorer, reward
 from workbench.errors import UserError
 from workbench.identity import from_json, to_json
-from workbench.preferring.bias import length_bias, share
+from workbench.preferring.bias import length_bias, mean_over, share
 from workbench.preferring.pairs import Pair
 from workbench.report import percent, span
-from workbench.stats import expected_calibration_error, ratio_interval, reliability
+from workbench.stats import expected_calibration_error, reliability
 from workbench.types import Interval, Request, text_hash
 
 
@@ -73,10 +73,10 @@ def judged(pairs: Sequence[Pair], scorer: Scorer) -> dict[str, Any]:
         "prompts": len(set(groups)),
         "left_out": len(pairs) - len(scored),
         "accuracy": to_json(share(hits, groups)),
-        "margin": to_json(_mean(margins, groups)),
+        "margin": to_json(mean_over(margins, groups)),
         "reward": {"lowest": min(values), "mean": sum(values) / len(values), "highest": max(values)},
         "ece": expected_calibration_error(bins),
-        "gap": to_json(_mean([c - h for c, h in zip(sure, hits, strict=True)], groups)),
+        "gap": to_json(mean_over([c - h for c, h in zip(sure, hits, strict=True)], groups)),
         "longer": length_bias(scored)["chosen_longer"],
         "bins": [{**vars(b), "accuracy": to_json(b.accuracy)} for b in bins],
         "sure": sure,
@@ -87,17 +87,16 @@ def judged(pairs: Sequence[Pair], scorer: Scorer) -> dict[str, Any]:
 
 def in_words(told: Mapping[str, Any]) -> str:
     """A few lines for the terminal and the card."""
-    accuracy, margin, gap = (_interval(told[name]) for name in ("accuracy", "margin", "gap"))
-    longer, ranges = _interval(told["longer"]), told["reward"]
+    accuracy, longer, ranges = _interval(told["accuracy"]), _interval(told["longer"]), told["reward"]
     left = f", {told['left_out']} left out as too long" if told["left_out"] else ""
     return (
         f"Held-out pairs: {told['pairs']} of {told['prompts']} prompts ({told['source']}){left}.\n"
         f"Accuracy {percent(accuracy.value)} (95 % interval over prompts {span(accuracy)}); taking the longer "
         f"answer would have {percent(longer.value)} ({span(longer)}).\n"
-        f"Mean margin {margin.value:.3f} ({margin.low:.3f} to {margin.high:.3f}); rewards {ranges['lowest']:.2f} "
+        f"Mean margin {_mean(told['margin'], '.3f')}; rewards {ranges['lowest']:.2f} "
         f"to {ranges['highest']:.2f}, mean {ranges['mean']:.2f}.\n"
-        f"Calibration of σ(|margin|): mean minus accuracy {gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}), "
-        f"expected calibration error {told['ece']:.3f}."
+        f"Calibration of σ(|margin|): mean minus accuracy {_mean(told['gap'], '+.3f')}, expected calibration "
+        f"error {told['ece']:.3f}."
     )
 
 
@@ -105,14 +104,12 @@ def _both(pair: Pair) -> tuple[str, str]:
     return pair.chosen, pair.rejected
 
 
-def _mean(values: Sequence[float], groups: Sequence[str]) -> Interval:
-    """Mean over pairs, its interval over prompts."""
-    sums: dict[str, float] = {}
-    sizes: dict[str, int] = {}
-    for value, group in zip(values, groups, strict=True):
-        sums[group] = sums.get(group, 0.0) + value
-        sizes[group] = sizes.get(group, 0) + 1
-    return ratio_interval(list(sums.values()), [sizes[group] for group in sums])
+def _mean(data: Any, form: str) -> str:
+    """A mean in words, with its interval where there is one."""
+    found = from_json(data)
+    if not isinstance(found, Interval):
+        return f"{found:{form}} (of one prompt, without an interval)"
+    return f"{found.value:{form}} ({found.low:{form}} to {found.high:{form}})"
 
 
 def _interval(data: Any) -> Interval:
