@@ -16,7 +16,7 @@ from recipes.self_instruct import Config, main
 from workbench.engines import EngineConfig
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
-from workbench.identity import from_json
+from workbench.identity import folder_hash, from_json, model_identity
 from workbench.instructing.seeds import read_seeds
 from workbench.instructing.similarity import LIMIT, largest, rouge_l, words
 from workbench.made_data import read_made
@@ -192,7 +192,10 @@ def test_every_line_says_where_it_comes_from(found: dict[str, Any], tmp_path: Pa
     assert len(rows) == found["examples"] == found["kept_instances"]
     for row in rows:
         line = own[row.source["instruction"]]
-        assert row.source["method"] == "self-instruct" and row.source["teacher"] == "fake"
+        assert row.source["method"] == "self-instruct" and row.source["teacher"] == {
+            "type": "Model",
+            "base": "fake",
+        }
         assert {row.source[key] == line[key] for key in ("round", "request", "exemplars", "nearest")} == {True}
         instance = next(i for i in line["instances"] if i["kept"] and i["output"] == row.completion)
         behind = f"\n\n{instance['input']}" if instance["input"] else ""
@@ -375,6 +378,26 @@ def test_the_report_and_the_card(tmp_path: Path, scripted: Callable[[Script], li
     card = (tmp_path / "run" / "README.md").read_text()
     assert f"{found['examples']} examples that fake wrote" in card and "self-instruct-seeds.jsonl" in card
     assert str(tmp_path) not in card
+
+
+def test_a_teacher_in_folders_is_named_by_content_and_no_path_is_told(
+    tmp_path: Path, scripted: Callable[[Script], list[Request]]
+) -> None:
+    for name in ("base", "tuned"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(name.encode())
+    model = ModelFlags(
+        str(tmp_path / "base") + "/", None, str(tmp_path / "tuned"), "int8", EngineConfig(engine="fake")
+    )
+    scripted(teacher)
+    main(replace(config(tmp_path / "runs"), model=model))
+    run = tmp_path / "runs" / "run"
+    assert not [name for name in FILES if str(tmp_path).encode() in contents(run)[name]]
+    identity = model_identity(model.reference())
+    assert identity["quantization"] == "int8" and identity["adapter"] == folder_hash(tmp_path / "tuned")
+    assert {json.dumps(row.source["teacher"]) for row in read_made(run / "data.jsonl")} == {json.dumps(identity)}
+    assert "examples that base with tuned wrote" in contents(run)["README.md"].decode()
+    assert "<h1>Self-Instruct by base with tuned</h1>" in (run / "report.html").read_text()
 
 
 def test_seeds_of_ones_own(tmp_path: Path, scripted: Callable[[Script], list[Request]]) -> None:

@@ -1,9 +1,17 @@
 """The card of a data set that Self-Instruct made: what made it, what was left out, and what it is not."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from workbench.hub import join_card
+from workbench.types import Model
+
+
+def name_of(model: Model) -> str:
+    """A model for a reader who has not this machine: of what lies in a folder, the folder's own name."""
+    parts = [model.base, model.adapter] if model.adapter else [model.base]
+    return " with ".join(Path(p).resolve().name if Path(p).is_absolute() or Path(p).is_dir() else p for p in parts)
 
 
 def card(found: Mapping[str, Any], run: str) -> str:
@@ -13,8 +21,7 @@ def card(found: Mapping[str, Any], run: str) -> str:
         found: what self_instruct.json holds.
         run: the run's id.
     """
-    teacher, settings = found["teacher"], found["settings"]
-    named = " with ".join(str(teacher[key]).rsplit("/", 1)[-1] for key in ("base", "adapter") if teacher.get(key))
+    named, settings = found["teacher"]["name"], found["settings"]
     matter = {"tags": ["synthetic", "self-instruct"], "task_categories": ["text-generation"]}
     similarity = found["largest_rouge_l"]
     text = f"""

@@ -66,7 +66,7 @@ def write_report(run: Run, found: Mapping[str, Any], command: str) -> Path:
     cost = cost_of(run)
     page = filled(
         "report_self_instruct.html.j2",
-        title=f"Self-Instruct by {Path(found['teacher']['base']).name}",
+        title=f"Self-Instruct by {found['teacher']['name']}",
         facts={
             "Seed tasks": f"{found['seeds']['tasks']:,}",
             "Instructions written": f"{found['instructions']:,}",

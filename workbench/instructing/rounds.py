@@ -82,17 +82,22 @@ def counts(proposals: Sequence[Proposal]) -> dict[str, Any]:
     }
 
 
-def examples(made: Sequence[Proposal], teacher: str, run: str) -> list[Made]:
+def examples(made: Sequence[Proposal], teacher: Mapping[str, Any], run: str) -> list[Made]:
     """The data set: an example is an instruction, its input behind an empty line, and the output.
 
     Args:
         made: every proposal, in the order in which they were written.
-        teacher: the model's name.
+        teacher: the model's identity: no path of this machine is in it.
         run: the run's id.
     """
     rows = []
     for p in made:
-        source: dict[str, Any] = {"method": "self-instruct", "teacher": teacher, "run": run, "instruction": p.id}
+        source: dict[str, Any] = {
+            "method": "self-instruct",
+            "teacher": dict(teacher),
+            "run": run,
+            "instruction": p.id,
+        }
         source |= {"round": p.round, "request": p.request, "exemplars": list(p.exemplars)}
         source |= {"nearest": p.nearest, "rouge_l": p.rouge_l, "is_classification": p.classification}
         for place, instance in enumerate(p.kept_instances(), start=1):

@@ -22,9 +22,9 @@ from workbench.decodes import Greedy, Sample
 from workbench.drawing import Drawer
 from workbench.errors import check_range
 from workbench.files import json_bytes, read_json, write_atomic, write_json
-from workbench.identity import to_json
+from workbench.identity import model_identity, to_json
 from workbench.instructing import parsing
-from workbench.instructing.card import card
+from workbench.instructing.card import card, name_of
 from workbench.instructing.filters import NEAR_DUPLICATE, instance_faults, instruction_fault
 from workbench.instructing.rounds import Proposal, counts, examples
 from workbench.instructing.seeds import SEEDS, Seed, read_seeds
@@ -131,10 +131,10 @@ def make(model: Model, config: Config, run: Run, drawer: Drawer) -> dict[str, An
             )
         made += proposals
         per_round.append({"round": number, "requests": config.requests, **counts(proposals)})
-    rows = examples(made, model.base, run.id)
+    rows = examples(made, model_identity(model), run.id)
     summary_json = {
         "method": "self-instruct",
-        "teacher": to_json(model),
+        "teacher": {"name": name_of(model), **model_identity(model)},
         "seeds": {"file": (config.seeds or SEEDS).name, "tasks": len(seeds)},
         "settings": {**to_json(config), "seeds": (config.seeds or SEEDS).name},
         "stopped": stopped,
