@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import faults, labels, pairs, sampling, serving, shots, startup, storing, training
+from tests.benchmarks import faults, groups, labels, pairs, sampling, serving, shots, startup, storing, training
 from tests.benchmarks.table import ROOT, Row, Skip, markdown, write
 
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
@@ -15,6 +15,8 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "training-solutions": training.solutions,
     "dpo-arithmetic": pairs.short,
     "dpo-solutions": pairs.long,
+    "grpo-arithmetic": groups.short,
+    "grpo-solutions": groups.long,
     "killed": faults.killed,
     "spoilt": faults.spoilt,
     "gsm8k": sampling.gsm8k,
