@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.instructing.similarity import LIMIT, Pool, largest, rouge_l, words
+from workbench.instructing.similarity import LIMIT, Pool, rouge_l, words
 
 texts = st.lists(st.sampled_from("a b c d e 1".split()), max_size=12)  # noqa: SIM905
 
@@ -66,6 +66,11 @@ def test_the_nearest_of_a_pool() -> None:
     assert pool.nearest("zebra") == ("a", 0.0)
 
 
-def test_the_largest_between_two() -> None:
-    assert largest([]) is None and largest(["one"]) is None
-    assert largest(["a b", "c d", "a b c"]) == 0.8
+@given(st.lists(texts, max_size=8), texts)
+def test_the_nearest_is_the_first_of_the_best(held: list[list[str]], text: list[str]) -> None:
+    pool = Pool()
+    for place, other in enumerate(held):
+        pool.add(str(place), " ".join(other))
+    scores = [rouge_l(text, other) for other in held]
+    best = max(scores, default=0.0)
+    assert pool.nearest(" ".join(text)) == (str(scores.index(best)) if held else "", best)

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import combinations, starmap
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
 from workbench.identity import folder_hash, from_json, model_identity
 from workbench.instructing.seeds import read_seeds
-from workbench.instructing.similarity import LIMIT, largest, rouge_l, words
+from workbench.instructing.similarity import LIMIT, rouge_l, words
 from workbench.made_data import read_made
 from workbench.methods.self_instruct import Config as SelfInstructConfig
 from workbench.model_flags import ModelFlags
@@ -139,8 +140,8 @@ def test_no_kept_pair_is_above_the_limit(found: dict[str, Any], tmp_path: Path) 
         if line["kept"]:
             pool[line["id"]] = own
     assert near == found["reasons"]["near-duplicate"] > 0
-    kept = [line["instruction"] for line in proposals(tmp_path / "run") if line["kept"]]
-    assert found["largest_rouge_l"] == largest(kept) <= LIMIT
+    kept = [words(line["instruction"]) for line in proposals(tmp_path / "run") if line["kept"]]
+    assert found["largest_rouge_l"] == max(starmap(rouge_l, combinations(kept, 2))) <= LIMIT
 
 
 def test_six_people_and_two_machines_are_shown(
@@ -334,6 +335,7 @@ def test_it_ends_where_nothing_new_comes(tmp_path: Path, scripted: Callable[[Scr
     assert [part["kept"] for part in found["rounds"]] == [1, 0, 0]
     assert found["stopped"] == "2 rounds running kept nothing new"
     assert found["examples"] == 1
+    assert found["largest_rouge_l"] is None
 
 
 def test_nothing_kept_is_said(tmp_path: Path, scripted: Callable[[Script], list[Request]]) -> None:

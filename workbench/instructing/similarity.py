@@ -5,9 +5,10 @@ rapidfuzz's: rouge-score's own is Python, needs NLTK, and is published as source
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from rapidfuzz.distance import LCSseq
+from rapidfuzz import process
+from rapidfuzz.distance import Indel, LCSseq
 
 LIMIT = 0.7
 """Above it, and not at it, two texts are the same (paper, §2.2)."""
@@ -39,12 +40,9 @@ class Pool:
     def nearest(self, text: str) -> tuple[str, float]:
         """(id, ROUGE-L) of the nearest text, the first of several; ("", 0) in an empty pool."""
         own = words(text)
-        scores = ((id, rouge_l(own, other)) for id, other in self._words.items())
-        return max(scores, key=lambda pair: pair[1], default=("", 0.0))
-
-
-def largest(texts: Iterable[str]) -> float | None:
-    """The largest ROUGE-L between any two of the texts; None where there are no two."""
-    all_words = [words(text) for text in texts]
-    pairs = (rouge_l(a, b) for i, a in enumerate(all_words) for b in all_words[:i])
-    return max(pairs, default=None)
+        # Indel's similarity is 2·LCS/(|a|+|b|), but 1 between two texts without words; one call is several times
+        # as fast as one a text. Its last digit can be off: `rouge_l` has the number.
+        found = process.extractOne(own, self._words, scorer=Indel.normalized_similarity) if own else None
+        if found is None:
+            return next(iter(self._words), ""), 0.0
+        return found[2], rouge_l(own, found[0])

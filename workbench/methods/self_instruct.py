@@ -28,7 +28,7 @@ from workbench.instructing.card import card, name_of
 from workbench.instructing.filters import NEAR_DUPLICATE, instance_faults, instruction_fault
 from workbench.instructing.rounds import Proposal, counts, examples
 from workbench.instructing.seeds import SEEDS, Seed, read_seeds
-from workbench.instructing.similarity import LIMIT, Pool, largest
+from workbench.instructing.similarity import LIMIT, Pool
 from workbench.instructing.teacher import Shown, Teacher
 from workbench.made_data import write_made
 from workbench.runs import Run
@@ -108,21 +108,16 @@ def make(model: Model, config: Config, run: Run, drawer: Drawer) -> dict[str, An
     seeds = read_seeds(config.seeds, HUMAN + MACHINE)
     teacher = Teacher(model, drawer)
     shown = Shown.of(seeds, config.shots, config.draw_seed)
-    pool = Pool()
+    people, own = Pool(), Pool()
     for seed in seeds:
-        pool.add(seed.id, seed.instruction)
+        people.add(seed.id, seed.instruction)
+    likest: list[float] = []
     made: list[Proposal] = []
     per_round: list[dict[str, Any]] = []
     while not (stopped := _end(per_round, teacher.tokens, config)):
         number = len(per_round) + 1
         proposals = _propose(teacher, config, number, seeds, [p for p in made if p.fault is None])
-        for proposal in proposals:
-            if proposal.fault is None:
-                proposal.nearest, proposal.rouge_l = pool.nearest(proposal.text)
-                if proposal.rouge_l > LIMIT:
-                    proposal.fault = NEAR_DUPLICATE
-                else:
-                    pool.add(proposal.id, proposal.text)
+        likest += _compare(proposals, people, own)
         kept = [proposal for proposal in proposals if proposal.fault is None]
         _decide(teacher, shown, kept)
         for classification in (True, False):
@@ -140,7 +135,7 @@ def make(model: Model, config: Config, run: Run, drawer: Drawer) -> dict[str, An
         "stopped": stopped,
         "examples": len(rows),
         **counts(made),
-        "largest_rouge_l": largest(p.text for p in made if p.fault is None),
+        "largest_rouge_l": max(likest, default=None),
         "failed_requests": dict(teacher.failed),
         "tokens": teacher.tokens,
         "rounds": per_round,
@@ -189,6 +184,21 @@ def _propose(
             fault = instruction_fault(text, answer.finish is Finish.LENGTH and item == len(texts))
             found.append(Proposal(f"{number}-{place}-{item}", text, number, id, shown[id], fault=fault))
     return found
+
+
+def _compare(proposals: Sequence[Proposal], people: Pool, own: Pool) -> list[float]:
+    """Leave out what is near another of people or of its own; gives each kept one's likeness to the latter."""
+    likest = []
+    for proposal in proposals:
+        if proposal.fault is None:
+            near = (people.nearest(proposal.text), own.nearest(proposal.text))
+            proposal.nearest, proposal.rouge_l = max(near, key=lambda found: found[1])
+            if proposal.rouge_l > LIMIT:
+                proposal.fault = NEAR_DUPLICATE
+                continue
+            likest += [score for id, score in near[1:] if id]  # the first has no other
+            own.add(proposal.id, proposal.text)
+    return likest
 
 
 def _decide(teacher: Teacher, shown: Shown, kept: Sequence[Proposal]) -> None:
