@@ -18,7 +18,7 @@ from workbench.forgetting import Forgetting, open_probe
 from workbench.prompts import load_prompt, prompts_of, render, render_answer
 from workbench.rungs import Config as LadderConfig
 from workbench.session import Setup
-from workbench.tasks import load_task
+from workbench.tasks import following, load_task
 from workbench.tasks.base import Grade, open_test, split_of
 from workbench.tasks.following import Config, draw, grade, load
 from workbench.tasks.rules import RULES
@@ -103,6 +103,34 @@ def test_an_answer_is_the_text_and_equal_answers_are_judged_alike() -> None:
     assert grade(text.replace("\n\n", "\n"), example) == Grade(text.replace("\n\n", "\n"), False)
     for empty in ("", " \n", "...", "👍"):
         assert grade(empty, example) == Grade(None, False)
+
+
+def test_the_question_said_back_follows_no_rule() -> None:
+    rng = random.Random(0)
+    for example in [draw(rng, rule) for rule in RULES for _ in range(20)]:
+        for echo in (example.input, f"**{example.input.upper()}**\n", f"{example.input}\n\n{example.input}"):
+            assert not grade(echo, example).correct, echo
+
+
+def test_what_stands_beside_a_copy_of_the_question_must_follow_the_rule_too() -> None:
+    rng = random.Random(1)
+    for rule in ("title", "placeholder", "keywords", "end", "repeat"):
+        example = draw(rng, rule)
+        assert grade(f"{example.input}\n\n{example.target}", example).correct, rule
+        assert not grade(f"{example.input}\n\n...", example).correct
+    for rule in ("title", "placeholder", "keywords", "end"):
+        example = draw(rng, rule)
+        assert not grade(f"You asked: {example.input}\n\nI see.", example).correct, rule
+
+
+def test_the_floors_are_those_that_the_task_tells() -> None:
+    task = load(Config())
+    examples = (*task.practice, *task.dev)
+    told = " ".join(str(following.__doc__).split())
+    for text, share in (("Yes.", 18.6), ("song", 18.2), ("I do not know.", 12.4)):
+        assert sum(grade(text, e).correct for e in examples) * 100 / len(examples) == pytest.approx(share)
+        assert f'"{text}"' in told and f"{share} %" in told
+    assert not any(grade(e.input, e).correct for e in examples)
 
 
 @pytest.mark.parametrize("name", prompts_of("following"))

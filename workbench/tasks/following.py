@@ -7,10 +7,14 @@ twenty are close. It departs from IFEval in that a seeded generator draws the qu
 A target is an answer that follows the rule, put together from facts about the topic, so that tuning and exemplars
 show the form. An answer is the whole text, so that a majority vote finds little to count: nearly every sample is
 an answer of its own, but under `yes_no`.
+
+Some rules are easy to follow without an answer. Of the 500 questions of practice and dev, "Yes." is right for
+18.6 %, "song" for 18.2 %, "I do not know." for 12.4 %; the question itself, said back, for none.
 """
 
 import json
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -39,7 +43,8 @@ class Config:
     """Which rules, and how many questions.
 
     Attributes:
-        rules: the rules that are drawn from, each equally often; `all` is every one.
+        rules: the rules that are drawn from, each as often as the others as long as it has new questions (`yes_no`
+            has fewest); `all` is every one.
         practice, dev, test: questions in each split.
         seed: another seed draws other questions; the first ones of a split do not depend on its size.
 
@@ -71,12 +76,23 @@ class Config:
 def grade(text: str, example: Example) -> Grade:
     """The text without white space at its lines' ends, and whether it follows the example's rule.
 
-    A text without a word is no answer.
+    A text without a word is no answer. The question shows what some rules want, as a title: a text with copies of
+    the question in it must follow the rule without them too, and have words.
     """
     answer, about = normal(text), dict(example.variables)
     if not words(answer):
         return NO_ANSWER
-    return Grade(answer, RULES[about["rule"]](answer, about["value"]))
+    rule = RULES[about["rule"]]
+    own = normal(without_copies(answer, example.input))
+    on_its_own = about["rule"] == "repeat" or own == answer or rule(own, about["value"])
+    return Grade(answer, bool(words(own)) and on_its_own and rule(answer, about["value"]))
+
+
+def without_copies(text: str, question: str) -> str:
+    """The text less each copy of the question, in any case, with any marks and white space between its words."""
+    asked = r"\W+".join(re.findall(r"\w+", normal(question)))
+    tail = re.escape(re.split(r"\w", normal(question))[-1])  # what the question ends with: a full stop, >>.
+    return re.sub(rf"(?<!\w){asked}(?!\w)(?:{tail})?", "", text, flags=re.IGNORECASE)
 
 
 def load(config: Config) -> Task:
