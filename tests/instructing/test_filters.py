@@ -102,6 +102,19 @@ def test_instances_among_each_other() -> None:
     assert faults(("", "one"), ("", "another")) == [None, None]  # two poems about the sea are no contradiction
 
 
+def test_of_an_instruction_s_instances_the_first_five_are_kept() -> None:
+    read = [(letter, f"x{letter}") for letter in "abcdefg"]
+    assert faults(*read) == [None] * 5 + ["one of too many"] * 2
+    assert faults(("z", ""), read[0], *read) == [
+        "no output",
+        None,
+        "duplicate",
+        *[None] * 4,
+        *["one of too many"] * 2,
+    ]
+    assert faults(*read, ("h", ""))[-1] == "no output"
+
+
 @pytest.mark.parametrize(
     ("text", "repeats"),
     [

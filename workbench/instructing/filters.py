@@ -1,8 +1,10 @@
 """Which instructions and instances are left out, each for one named reason; the first that holds is told.
 
 The paper's own filters are in §2.2 and in its authors' code (heuristics on length, keywords, first characters;
-outputs that repeat the input; one input with several outputs). Ours are those on text that repeats itself, says
-nothing, is unfinished, or is copied from an exemplar or from the instruction.
+outputs that repeat the input; one input with several outputs; five instances at most). Ours are those on text that
+repeats itself, says nothing, is unfinished, or is copied from an exemplar or from the instruction, and on labels
+without an input. Where one input has several outputs, theirs leaves out every instance of the instruction, ours
+those with that input; of more than five, theirs draws five by chance, ours keeps the first.
 """
 
 import re
@@ -17,6 +19,7 @@ from workbench.instructing.variety import FUNCTION
 
 SHORTEST, LONGEST = 4, 150  # words of an instruction
 LONGEST_OUTPUT = 300  # words
+MOST_INSTANCES = 5  # of an instruction
 
 # What a model that reads and writes text cannot do, by the authors' list; whole words.
 KEYWORDS = (
@@ -32,6 +35,7 @@ REPEATS = "repeats itself"
 NO_OUTPUT = "no output"
 NO_INPUT = "no input"
 BROKEN = "broken characters"
+TOO_MANY = "one of too many"
 
 
 def instruction_fault(text: str, cut_off: bool) -> str | None:
@@ -81,6 +85,8 @@ def instance_faults(
             faults.append("one input, several outputs")
         else:
             faults.append(_instance_fault(instruction, Instance(given, output), exemplars))
+        if faults[-1] is None and faults.count(None) > MOST_INSTANCES:
+            faults[-1] = TOO_MANY
     return faults
 
 

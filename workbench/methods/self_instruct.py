@@ -4,12 +4,13 @@ A round: each request shows six instructions of people and two of the model's ow
 list; what is badly formed or too like an instruction that is there is left out; the model says of each that is
 kept whether it classifies; it then writes instances, labels first for classification and inputs first for others.
 
-Where it departs from the paper: its requests have a presence penalty of 2, which our engines lack, so that a
-teacher says the same more often, and the filters leave that out (a small one does better at a top p of .9).
-Instances follow in the round of their instruction, so that `wanted` counts instructions with instances. Exemplars
-of decisions and instances are drawn from the seeds, once a run; decisions are asked in words that small models
-answer better. A cut-off list keeps its whole items, a cut-off answer its whole instances. Instances pass more
-filters.
+Where it departs from the paper: its requests have a presence penalty, of 2 for instructions and 1.5 for
+instances, which our engines lack, so that a teacher says the same more often, and the filters leave that out (a
+small one does better at a top p of .9). Instances follow in the round of their instruction, so that `wanted`
+counts instructions with instances. Exemplars of decisions and instances are drawn from the seeds, once a run;
+decisions are asked in words that small models answer better. A cut-off list keeps its whole items, a cut-off
+answer its whole instances. Instances pass other filters (filters.py says which). A prompt has one form, where the
+authors' data has one of several by chance.
 """
 
 import random
