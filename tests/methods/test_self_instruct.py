@@ -25,7 +25,8 @@ from workbench.methods.self_instruct import Config as SelfInstructConfig
 from workbench.model_flags import ModelFlags
 from workbench.prompts import load_prompt
 from workbench.run_folder import RunFolder
-from workbench.types import CostToMake, Request
+from workbench.store import Store
+from workbench.types import CostToMake, Finish, Request
 
 Script = Callable[[Request, int], str]
 VERBS = ["Describe", "Name", "Compare", "Explain", "Rank", "Praise", "Judge", "Recall", "Defend", "Imagine"]
@@ -445,4 +446,9 @@ def test_a_real_model_through_the_whole_pipeline(tmp_path: Path, tiny_model: Pat
         assert found["examples"] > 0
     except UserError as error:
         assert "Nothing was kept" in str(error)
-    assert (tmp_path / "completions.sqlite").exists()
+    with Store(tmp_path / "completions.sqlite") as store:
+        [stream] = [id for id, key, _ in store.streams() if key["prompt"]["name"] == "self-instruct-instructions"]
+        answers = [completion for _, completion in store.rows(stream)]
+    assert len(answers) == 2
+    for answer in answers:
+        assert answer.finish is not Finish.ERROR and 0 < answer.completion_tokens <= 24 < answer.prompt_tokens
