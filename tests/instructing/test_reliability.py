@@ -44,7 +44,34 @@ def test_the_share_of_a_majority_and_whether_it_is_right(tmp_path: Path) -> None
     assert reading.ids == tuple(e.id for e in TASK.dev[:2]), "a question whose requests failed is left out"
     assert (reading.confidences, reading.right) == ((0.75, 0.25), (True, False))
     told = reading.as_json()
-    assert told["questions"] == 2 and told["ece"] == pytest.approx(0.25)
+    assert told["questions"] == 2 and told["ece"] == pytest.approx(0.25) and told["mute"] == 0
+
+
+def test_questions_without_an_answer_are_counted_and_do_not_make_a_model_look_calibrated(tmp_path: Path) -> None:
+    class Mute(Scripted):
+        @staticmethod
+        def script(request: Request, index: int) -> str:
+            place = [e.id for e in TASK.dev].index(request.id)
+            return "-77" if place == 0 and index < 3 else "no idea"
+
+    with Store(tmp_path / "s.sqlite") as store:
+        reading = read_dev("x", SYSTEM, TASK, Sample(4), Mute(EngineConfig("fake"), store, quiet=True))
+    assert (len(reading.ids), reading.mute, reading.confidences, reading.right) == (1, 2, (0.75,), (False,))
+    assert reading.metrics()["ece"] == pytest.approx(0.75) and reading.metrics()["mute"] == 2
+    assert "| x | 1 | 2 | 0.750 |" in calibration_section([reading], 4, "reliability.svg")
+    assert "| round 1 | 2 | 0 | 0.500 |" in calibration_section([BEFORE, AFTER], 4, "reliability.svg")
+
+    class Silent(Scripted):
+        @staticmethod
+        def script(request: Request, index: int) -> str:
+            return "no idea"
+
+    with Store(tmp_path / "t.sqlite") as store:
+        silent = read_dev("y", SYSTEM, TASK, Sample(2), Silent(EngineConfig("fake"), store, quiet=True))
+    assert (silent.ids, silent.mute, silent.metrics()["ece"], silent.as_json()["gap"]) == ((), 3, None, None)
+    section = calibration_section([reading, silent], 4, "reliability.svg")
+    assert f"| y | 0 | 3 {'| not defined ' * 5}|" in section
+    ET.fromstring(diagram([reading, silent]))
 
 
 def test_where_every_request_failed_there_is_no_reading(tmp_path: Path) -> None:
@@ -73,4 +100,4 @@ def test_the_picture_is_an_svg_with_a_panel_for_each_model() -> None:
 def test_the_section_tells_every_number_with_its_interval() -> None:
     section = calibration_section([BEFORE, AFTER], 8, "reliability.svg")
     assert "![Accuracy by confidence](reliability.svg)" in section
-    assert "| round 1 | 2 | 0.500 |" in section and "not defined" in section
+    assert "| round 1 | 2 | 0 | 0.500 |" in section and "not defined" in section

@@ -30,14 +30,18 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Reading:
-    """One model's votes on dev, a number a question; questions of which every request failed are left out.
+    """One model's votes on dev, a number a question.
+
+    Left out are questions of which every request failed, and those where no sample has a voice: without an answer
+    they would be surely wrong at a confidence of 0, and make any model look calibrated.
 
     Attributes:
         name: the model's, in a report.
         ids: of the questions.
-        confidences: the majority's share of the samples; 0 where no sample has a voice.
+        confidences: the majority's share of the samples, those without a voice among them.
         right: whether the majority's answer is.
         entropies: of the samples' answers, nats.
+        mute: how many questions were answered, and no sample of them has a voice.
     """
 
     name: str
@@ -45,36 +49,39 @@ class Reading:
     confidences: tuple[float, ...]
     right: tuple[bool, ...]
     entropies: tuple[float, ...]
+    mute: int = 0
 
     def bins(self) -> list[Bin]:
         """The reliability diagram's."""
         return reliability(self.confidences, self.right, BINS)
 
     def metrics(self) -> dict[str, Any]:
-        """One number each, for `metrics.jsonl`; a correlation that is not defined is None."""
+        """One number each, for `metrics.jsonl`; what is not defined is None."""
         told = self.as_json()
         means = {name: told[name] and told[name]["value"] for name in ("gap", "correlation", "entropy")}
-        return {"name": self.name, "questions": len(self.ids), "ece": told["ece"], **means}
+        return {"name": self.name, "questions": len(self.ids), "mute": self.mute, "ece": told["ece"], **means}
 
     def as_json(self) -> dict[str, Any]:
-        """The numbers that a report tells, with intervals, and the bins."""
-        bins = self.bins()
+        """The numbers that a report tells, with intervals, and the bins; None where no question has an answer."""
+        bins, some = self.bins(), bool(self.ids)
         return {
             "name": self.name,
             "questions": len(self.ids),
-            "ece": expected_calibration_error(bins),
-            "gap": to_json(calibration_gap(self.confidences, self.right)),
-            "correlation": to_json(correlation(self.confidences, self.right)),
-            "entropy": to_json(mean_interval(self.entropies)),
+            "mute": self.mute,
+            "ece": expected_calibration_error(bins) if some else None,
+            "gap": to_json(calibration_gap(self.confidences, self.right)) if some else None,
+            "correlation": to_json(correlation(self.confidences, self.right)) if some else None,
+            "entropy": to_json(mean_interval(self.entropies)) if some else None,
             "bins": [{**vars(b), "accuracy": to_json(b.accuracy)} for b in bins],
         }
 
 
-def entropy_change(before: Reading, after: Reading) -> Interval:
-    """Mean of the second's entropy minus the first's over the questions that both answered, bootstrapped."""
+def entropy_change(before: Reading, after: Reading) -> Interval | None:
+    """Mean of the second's entropy minus the first's over the questions that both answered; None without any."""
     first = dict(zip(before.ids, before.entropies, strict=True))
     pairs = zip(after.ids, after.entropies, strict=True)
-    return mean_interval([entropy - first[id] for id, entropy in pairs if id in first])
+    changes = [entropy - first[id] for id, entropy in pairs if id in first]
+    return mean_interval(changes) if changes else None
 
 
 def read_dev(name: str, system: System, task: Task, paths: Sample, drawer: Drawer) -> Reading:
@@ -93,15 +100,17 @@ def read_dev(name: str, system: System, task: Task, paths: Sample, drawer: Drawe
     decode = replace(paths, max_tokens=paths.max_tokens or task.max_tokens)
     asking = replace(system, decode=decode)
     drawn = drawer.draw(asking, requests_of(system, task.dev), f"{name}: votes on dev").completions
-    votes = [v for e in task.dev if (v := vote(e, drawn[e.id], reader(task))).samples]
-    if not votes:
+    answered = [v for e in task.dev if (v := vote(e, drawn[e.id], reader(task))).samples]
+    votes = [v for v in answered if v.paths]
+    if not answered:
         raise UserError(f"No dev question was answered by the model {name!r}: all requests failed.")
     return Reading(
         name,
         tuple(v.question.id for v in votes),
         tuple(v.confidence for v in votes),
-        tuple(bool(v.paths) and task.grade(v.paths[0].text, v.question).correct for v in votes),
+        tuple(task.grade(v.paths[0].text, v.question).correct for v in votes),
         tuple(v.entropy for v in votes),
+        len(answered) - len(votes),
     )
 
 
@@ -117,25 +126,29 @@ def calibration_section(readings: Sequence[Reading], samples: int, picture: str)
         picture: the SVG's name.
     """
     lines = [
-        "| model | questions | ECE | confidence − accuracy | correlation | entropy, nats | change of entropy |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| model | questions | without an answer | ECE | confidence − accuracy | correlation | entropy, nats | "
+        "change of entropy |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for reading in readings:
         told = reading.as_json()
-        change = "" if reading is readings[0] else _signed(entropy_change(readings[0], reading))
-        r = correlation(reading.confidences, reading.right)
-        lines.append(
-            f"| {reading.name} | {len(reading.ids)} | {told['ece']:.3f} | "
-            f"{_signed(calibration_gap(reading.confidences, reading.right))} | "
-            f"{_signed(r) if r else 'not defined'} | {with_span(told['entropy'])} | {change} |"
-        )
+        cells = [reading.name, len(reading.ids), reading.mute, *["not defined"] * 4, ""]
+        if reading.ids:
+            cells[3] = f"{told['ece']:.3f}"
+            cells[4] = _signed(calibration_gap(reading.confidences, reading.right))
+            cells[5] = _signed(correlation(reading.confidences, reading.right))
+            cells[6] = with_span(told["entropy"])
+        if reading is not readings[0]:
+            cells[7] = _signed(entropy_change(readings[0], reading))
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     table = "\n".join(lines)
     return f"""
 ## Confidence and accuracy
 
 On dev, after the last round: the majority's share of {samples} samples against whether it is right, in {BINS}
 bins. Vertical lines are Wilson's 95 % intervals, the numbers at the foot how many questions a bin has. Right
-answers were looked at for this alone; no path was chosen by them.
+answers were looked at for this alone; no path was chosen by them. Questions of which no sample has an answer are
+counted beside the others, and are in none of the numbers.
 
 ![Accuracy by confidence]({picture})
 
@@ -146,7 +159,9 @@ correlation is Pearson's, of confidence with being right. 95 % intervals by boot
 """
 
 
-def _signed(interval: Interval) -> str:
+def _signed(interval: Interval | None) -> str:
+    if interval is None:
+        return "not defined"
     return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
 
 
