@@ -12,6 +12,12 @@ def test_the_rule() -> None:
     assert verb_and_object("Please name three birds.") == ("name", "birds")
     assert verb_and_object("Can you list all the Nobel-prize winners?") == ("list", "nobel-prize")
     assert verb_and_object("What is gravity?") == verb_and_object("What's gravity?") == (QUESTION, "")
+    assert verb_and_object("What’s gravity?") == (QUESTION, "")
+    for said in ("Let's write a poem.", "Let’s write a poem.", "Lets write a poem.", "Let us write a poem."):
+        assert verb_and_object(said) == ("write", "poem")
+    assert (
+        verb_and_object("Name a baker’s tools.") == verb_and_object("Name a baker's tools.") == ("name", "baker's")
+    )
     assert verb_and_object("If it rains, stay in.") == (OTHER, "")
     assert verb_and_object("Translate.") == ("translate", "")
     assert verb_and_object("123 !") == ("", "")

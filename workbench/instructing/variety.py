@@ -12,7 +12,7 @@ from dataclasses import dataclass
 QUESTION, OTHER = "(a question)", "(other)"
 _ASKING = """what which who whom whose when where why how is are was were do does did has have had will would
     should may might am"""
-_LEADING = "please can could you now then first let us lets given kindly"
+_LEADING = "please can could you now then first let us lets let's given kindly"
 _FUNCTION = """a an the this that these those some any all each every both your my our his her its their me us you
     it him them of in on at to for from with by as about into between and or if whether what which who how why
     where when following given short brief simple new one two three four five ten few several more most least many
@@ -37,12 +37,12 @@ class Verb:
 
 def verb_and_object(instruction: str) -> tuple[str, str]:
     """(verb, object) in lower case, by the rule above; the object of none is empty."""
-    words = re.findall(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*", instruction.lower())
+    words = re.findall(r"[^\W\d_]+(?:[-'][^\W\d_]+)*", instruction.lower().replace("’", "'"))
     while words and words[0] in LEADING:
         words = words[1:]
     if not words:
         return "", ""
-    if re.split("['’]", words[0])[0] in ASKING:  # what's
+    if words[0].split("'")[0] in ASKING:  # what's
         return QUESTION, ""
     if words[0] in FUNCTION:
         return OTHER, ""
