@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from workbench.before_after import Measured, table, ways
 from workbench.decodes import Sample
-from workbench.preferring.divergence import divergence
+from workbench.preferring.divergence import Divergence, divergence
 from workbench.runs import RunFolder
 from workbench.session import Session
 from workbench.training.card import cost_of, result_section
@@ -45,11 +45,10 @@ def align(session: Session, adapt: Callable[[], System], paths: Sample, told: Se
             run.write_result(result, f"{name}-{kind}".replace(" ", "-"))
     found = divergence(tuned, base.model, session.task, session.drawer)
     after = rows[len(rows) // 2].result
-    more = found.metrics() if found else {}
+    more = found.metrics() if isinstance(found, Divergence) else {}
     result = replace(after, metrics=tuple({**dict(after.metrics), **more}.items()))
     text = table(rows, session.store.looks(session.task.hash, split))
-    kl = str(found or "KL to the base cannot be told: no sample of a dev question at temperature 1 was whole")
-    story = [f"- {line}" for line in [*course(run, told), kl]]
+    story = [f"- {line}" for line in [*course(run, told), str(found)]]
     print(text, *story, sep="\n")
     run.write_system(tuned)
     run.write_result(result)
