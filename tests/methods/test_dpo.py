@@ -22,7 +22,7 @@ from workbench.files import read_json
 from workbench.methods.dpo import Config, adapt
 from workbench.methods.lora import Config as LoraConfig
 from workbench.models import load_tokenizer
-from workbench.preferring.given import Pairs
+from workbench.preferring.given import Pairs, pairs_for
 from workbench.preferring.pair_rows import rows_of_pairs, summed
 from workbench.preferring.pairs import read_pairs
 from workbench.prompts import load_prompt
@@ -211,6 +211,26 @@ def test_pairs_that_contradict_each_other_are_told(
     assert "pairs.jsonl: 2 of 13 pairs contradict another one of their prompt" in capsys.readouterr().err
 
 
+def test_a_helper_repeats_no_warning(
+    tiny_model: Path, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"prompt": "What is 1 times 3?", "chosen": "No idea..", "rejected": "It is 3."}
+    file.write_text(file.read_text() + json.dumps(row) + "\n")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    system = System(Model("fake"), load_prompt("arithmetic"), Greedy(16))
+    unused: Any = None
+    encoder = Encoder(load_tokenizer(Model(str(tiny_model))))
+    whole, _ = rows_of_pairs(read_pairs(file), encoder, Training())
+    limit = max(len(row.ids) for group in whole for row in group.rows) - 1
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        given = pairs_for(Pairs(pairs=file), system, TASK, unused, unused)
+        rows_of_pairs(given.pairs, encoder, Training(max_length=limit))
+        said = capsys.readouterr().err
+        assert ("contradict" in said) == (rank == 0)
+        assert ("pairs left out, with more than" in said) == (rank == 0)
+
+
 def test_what_it_refuses(tiny_model: Path, tmp_path: Path, file: Path) -> None:
     with pytest.raises(UserError, match="beta is 0"):
         Config(beta=0)
@@ -225,7 +245,7 @@ def test_what_it_refuses(tiny_model: Path, tmp_path: Path, file: Path) -> None:
     with pytest.raises(UserError, match="--rank is LoRA's, and with --weights all there is no LoRA"):
         Config(weights="all", lora=LoraConfig(rank=4))
     (tmp_path / "none.jsonl").write_text("\n")
-    with pytest.raises(UserError, match="none"):
+    with pytest.raises(UserError, match=r"none\.jsonl is empty"):
         tune(tiny_model, tmp_path, config(tmp_path / "none.jsonl"))
     with pytest.raises(UserError, match="No question of the practice split has a right and a wrong sample"):
         tune(tiny_model, tmp_path / "own", Config(pairs=Pairs(samples=2)))

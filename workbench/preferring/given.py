@@ -8,7 +8,7 @@ from workbench.drawing import Drawer
 from workbench.errors import UserError, check_range
 from workbench.files import read_json, write_json
 from workbench.identity import file_hash, from_json, to_json
-from workbench.launch import from_first
+from workbench.launch import from_first, is_helper
 from workbench.preferring.pairs import Pair, conflicts, read_pairs, write_pairs
 from workbench.preferring.verifier import verifier_pairs
 from workbench.runs import Run
@@ -92,9 +92,7 @@ def pairs_for(
     """
     if config.pairs is not None:
         pairs = read_pairs(config.pairs)
-        if not pairs:
-            raise UserError(f"{config.pairs} has no pair.")
-        if wrong := conflicts(pairs):
+        if (wrong := conflicts(pairs)) and not is_helper():
             print(
                 f"warning: {config.pairs}: {wrong} of {len(pairs)} pairs contradict another one of their prompt, "
                 "with chosen and rejected the other way round.",

@@ -15,7 +15,7 @@ from workbench.engines.packing import Tokens, rows_that_fit
 from workbench.errors import UserError
 from workbench.files import read_json, write_json
 from workbench.identity import short_hash
-from workbench.launch import from_first
+from workbench.launch import from_first, is_helper
 from workbench.preferring.pairs import Pair
 from workbench.progress import Bar
 from workbench.runs import Run
@@ -82,7 +82,7 @@ def rows_of_pairs(
             others = [said for _, *both in kept[(i + 1) % len(kept)] for said in both]
             rows += [_row(group[0][0], others[j % len(others)]) for j in range(len(rows))]
         found.append(PairRows(tuple(rows), len(group)))
-    if too_long:
+    if too_long and not is_helper():
         print(f"{too_long} pairs left out, with more than {training.max_length} tokens.", file=sys.stderr)
     learned = [row for group in found for row in group.rows[: 2 * group.pairs]]
     return found, {
