@@ -13,8 +13,9 @@ from workbench.decodes import Greedy, LabelLikelihood
 from workbench.files import write_json
 from workbench.hub import EMBEDDED_ID, base_name, hub_id, join_card, licence_of, split_card
 from workbench.identity import folder_hash, to_json
-from workbench.methods import head, lora, sft, soft_prompt
+from workbench.methods import dpo, head, lora, sft, soft_prompt
 from workbench.models import EMBEDDED
+from workbench.preferring.given import Pairs
 from workbench.prompts import load_prompt
 from workbench.runs import Run
 from workbench.tasks.arithmetic import Config as ArithmeticConfig
@@ -145,12 +146,20 @@ def test_the_prompt_is_shown_as_it_is(tmp_path: Path) -> None:
         (soft_prompt.PromptTuning(tokens=4), {"tokens": "4", "init": "text"}, {"init_text"}),
         (head.Config(), {"variant": "head"}, {"data"}),
         (sft.Config(), {"learning_rate": "0.0001", "too_long": "drop"}, {"type"}),
+        (dpo.Config(), {"samples": "8", "pairs_seed": "0", "rank": "8", "loss": "sigmoid"}, {"pairs"}),
+        (
+            dpo.Config(pairs=Pairs(pairs=Path("p.jsonl")), weights="all"),
+            {"pairs": "p.jsonl", "weights": "all", "epochs": "1"},
+            {"samples", "pairs_per_question", "pairs_temperature", "pairs_seed"}
+            | {"rank", "alpha", "targets", "rslora", "dora"},
+        ),
     ],
 )
 def test_settings_are_what_they_came_to(
     tmp_path: Path, config: Any, shown: dict[str, str], hidden: set[str]
 ) -> None:
-    card = card_of(run_of(tmp_path / "r"), config=config)
+    model = Model(EMBEDDED) if getattr(config, "weights", "") == "all" else None
+    card = card_of(run_of(tmp_path / "r"), model, config=config)
     found = dict(re.findall(r"^\| (\w+) \| (.*) \|$", card, re.MULTILINE))
     assert shown.items() <= found.items() and not hidden & found.keys()
     assert not {"default", "None"} & set(found.values())

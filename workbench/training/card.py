@@ -21,6 +21,7 @@ from workbench.types import CostToMake, Interval, Message, Model, Result, System
 
 # What sets neither what is learned nor how well.
 _NOT_SHOWN = {"type", "tensorboard", "save_every"}
+_LORA = {"rank", "alpha", "targets", "rslora", "dora"}  # where all weights learn there is none
 
 
 def finish(method: str, system: System, task: Task, config: Any, run: Run) -> System:
@@ -235,6 +236,8 @@ def _messages(messages: tuple[Message, ...]) -> str:
 def _settings(model: Model, config: Any) -> dict[str, Any]:
     """The settings as one level, with what unset ones came to; those without a say are left out."""
     settings = _flat(to_json(config))
+    if settings.get("weights") == "all":
+        settings = {name: value for name, value in settings.items() if name not in _LORA}
     if kind_of(model) == "LORA":
         adapter = check_adapter(str(model.adapter))
         settings["alpha"] = f"{adapter['lora_alpha']:g}"
@@ -247,6 +250,8 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     if settings.get("type") == "Data" and settings.get("data") is None:
         return {"too_long": settings["too_long"]}  # the rest is about data of one's own
+    if settings.get("type") == "Pairs" and settings.get("pairs") is not None:
+        return {"pairs": settings["pairs"]}  # the rest is about pairs that are made
     for name, value in settings.items():
         if isinstance(value, dict):
             out |= _flat(value)
