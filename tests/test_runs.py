@@ -214,6 +214,33 @@ def test_a_run_folder_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert run.read_system().model == Model(str(run.path.resolve() / "merged"))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "made", "finished"),
+    [
+        ("lora", "adapter", True),
+        ("sft", "model", True),
+        ("reward_model", "reward_model", True),
+        ("dpo", "adapter", True),
+        ("dpo", "model", True),  # --weights all
+        ("grpo", "model", True),
+        ("head", "model", False),  # its adapter is yet to come
+    ],
+)
+def test_a_helper_ends_where_nothing_is_left_to_train(
+    recipe: str, made: str, finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    Run.open(tmp_path, recipe, {}, name="mine").close()  # nothing is there yet
+    (tmp_path / "mine" / made).mkdir(parents=True)
+    if finished:
+        with pytest.raises(SystemExit) as ended:
+            Run.open(tmp_path, recipe, {}, name="mine")
+        assert ended.value.code == 0
+    with Run.open(tmp_path, recipe, {}, name="mine", overwrite=finished) as run:
+        assert run.path.parent != tmp_path, "a helper writes elsewhere"
+
+
 def test_results_come_back_as_they_were(tmp_path: Path) -> None:
     with Run.open(tmp_path, "lora", {}, name="mine") as run:
         assert run.read_result() is None

@@ -47,6 +47,10 @@ from workbench.types import Result, System
 
 __all__ = ["Run", "RunFolder", "RunInfo", "State", "find_run", "list_runs"]
 
+# Where one of these folders is, a recipe has nothing left to train; others make `adapter`.
+_TRAINED = {
+    "sft": ("model",), "reward_model": ("reward_model",), "dpo": ("adapter", "model"), "grpo": ("adapter", "model"),
+}  # fmt: skip
 _PACKAGES = ("torch", "transformers", "accelerate", "trl", "peft", "bitsandbytes", "datasets", "vllm")
 
 
@@ -85,8 +89,8 @@ class Run(RunFolder):
         plain = json.loads(json.dumps(to_json(config), default=str))
         path = Path(root) / checked_name(name or f"{recipe}-{short_hash([recipe, plain])}")
         if is_helper():
-            made = path / {"sft": "model", "reward_model": "reward_model"}.get(recipe, "adapter")
-            if made.is_dir() and not overwrite:  # nothing is left to train, and the first process knows
+            made = any((path / name).is_dir() for name in _TRAINED.get(recipe, ("adapter",)))
+            if made and not overwrite:  # nothing is left to train, and the first process knows
                 raise SystemExit(0)
             path = scratch_folder() / path.name
         _make_folder(path)
