@@ -1,12 +1,11 @@
 """Instruction backtranslation: instructions for your texts, written and graded by a model, as data to tune on."""
 
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from workbench.command import Flat, run_script
-from workbench.identity import file_hash, model_identity, short_hash
+from workbench.identity import file_hash
 from workbench.methods.backtranslation import Config as BacktranslationConfig
 from workbench.model_flags import ModelFlags
 
@@ -34,23 +33,14 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     """Make the data set; gives what backtranslation.json holds."""
-    from workbench.drawing import Drawer  # here and below: numpy would slow --help down
-    from workbench.instructing.grades import lines
+    from workbench.instructing.grades import lines  # here and below: numpy would slow --help down
     from workbench.methods.backtranslation import make
-    from workbench.runs import Run
-    from workbench.session import content_of
-    from workbench.store import Store
+    from workbench.session import open_making
 
-    model, made = config.model.reference(), config.backtranslation
-    content = content_of(config) | {"model_hash": short_hash(model_identity(model))}
-    if made.texts is not None:
-        content["texts_hash"] = file_hash(made.texts)
-    with (
-        Run.open(config.runs, "backtranslate", content, name=config.name, overwrite=config.overwrite) as run,
-        Store(config.runs / "completions.sqlite") as store,
-        closing(Drawer(config.model.engine, store, config.quiet)) as drawer,
-    ):
-        told = make(model, made, run, drawer)
+    made = config.backtranslation
+    hashes = {} if made.texts is None else {"texts_hash": file_hash(made.texts)}
+    with open_making("backtranslate", config, hashes) as (run, drawer):
+        told = make(config.model.reference(), made, run, drawer)
         print("\n".join(lines(told)))
         print(f"Learn them: workbench sft --data {run.path / 'data.jsonl'} --data-format prompt-completion")
     return told

@@ -1,12 +1,11 @@
 """Self-Instruct: a model writes instructions and answers them, as data to tune on, from a few dozen seed tasks."""
 
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from workbench.command import Flat, command_typed, run_script
-from workbench.identity import file_hash, model_identity, short_hash
+from workbench.identity import file_hash
 from workbench.instructing.seeds import SEEDS
 from workbench.methods.self_instruct import Config as SelfInstructConfig
 from workbench.model_flags import ModelFlags
@@ -39,22 +38,13 @@ def main(config: Config) -> dict[str, Any]:
     Raises:
         UserError: as `make`.
     """
-    from workbench.drawing import Drawer  # here and below: numpy would slow --help down
-    from workbench.instructing.report import summary, write_report
+    from workbench.instructing.report import summary, write_report  # here and below: numpy would slow --help down
     from workbench.methods.self_instruct import make
-    from workbench.runs import Run
-    from workbench.session import content_of
-    from workbench.store import Store
+    from workbench.session import open_making
 
-    model, made = config.model.reference(), config.self_instruct
-    content = content_of(config) | {"model_hash": short_hash(model_identity(model))}
-    content["seeds_hash"] = file_hash(made.seeds or SEEDS)
-    with (
-        Run.open(config.runs, "self_instruct", content, name=config.name, overwrite=config.overwrite) as run,
-        Store(config.runs / "completions.sqlite") as store,
-        closing(Drawer(config.model.engine, store, config.quiet)) as drawer,
-    ):
-        found = make(model, made, run, drawer)
+    made = config.self_instruct
+    with open_making("self_instruct", config, {"seeds_hash": file_hash(made.seeds or SEEDS)}) as (run, drawer):
+        found = make(config.model.reference(), made, run, drawer)
         report = write_report(run, found, command_typed())
         print(summary(found))
         print(f"Data: {run.path / 'data.jsonl'}\nReport: {report}", flush=True)

@@ -5,7 +5,8 @@ model; asking for another model's engine closes the one before.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -183,6 +184,28 @@ class Session:
         self.close_engine()
         self.store.close()
         self.run.__exit__(kind, error, trace)
+
+
+@contextmanager
+def open_making(recipe: str, config: Any, hashes: Mapping[str, Any]) -> Iterator[tuple[Run, Drawer]]:
+    """The run of a recipe that makes data without a task, and what draws for it.
+
+    Args:
+        recipe: its name.
+        config: its Config, with `model` (`ModelFlags`), `runs`, `name`, `overwrite` and `quiet`.
+        hashes: of the files that the data depend on, by the names that they have in the run's settings.
+
+    Raises:
+        UserError: a file does not exist, or another process works in the same run.
+    """
+    model = {"model_hash": short_hash(model_identity(config.model.reference()))}
+    content = {**content_of(config), **model, **hashes}
+    with (
+        Run.open(config.runs, recipe, content, name=config.name, overwrite=config.overwrite) as run,
+        Store(config.runs / "completions.sqlite") as store,
+        closing(Drawer(config.model.engine, store, config.quiet)) as drawer,
+    ):
+        yield run, drawer
 
 
 def one_sample(result: Result) -> Interval | None:
