@@ -28,6 +28,7 @@ from workbench.run_folder import RunFolder
 from workbench.store import Store
 from workbench.types import CostToMake, Finish, Request
 
+CASES = [("Recall", "ships"), ("Judge", "very wise old towns"), ("Compare", "owls, of any hue"), ("Name", "seas")]
 Script = Callable[[Request, int], str]
 VERBS = ["Describe", "Name", "Compare", "Explain", "Rank", "Praise", "Judge", "Recall", "Defend", "Imagine"]
 THINGS = [f"{a} {b}" for a in ("red", "old", "wise", "loud", "tiny") for b in ("owls", "ships", "towns", "songs")]
@@ -315,9 +316,9 @@ def test_its_ends(tmp_path: Path, scripted: Callable[[Script], list[Request]]) -
     found = main(config(tmp_path / "wanted", wanted=5))
     kept = [part["with_instances"] for part in found["rounds"]]
     assert sum(kept) >= 5 > sum(kept[:-1])
-    assert found["stopped"] == f"{sum(kept)} instructions with instances were kept, and 5 were wanted"
+    assert found["stopped"] == f"it had kept {sum(kept)} instructions with instances, and 5 were enough"
     found = main(config(tmp_path / "rounds", wanted=10**6, rounds=2))
-    assert len(found["rounds"]) == 2 and found["stopped"] == "2 rounds are over"
+    assert len(found["rounds"]) == 2 and found["stopped"] == "it had made 2 rounds, the most allowed"
     found = main(config(tmp_path / "budget", wanted=10**6, budget=1))
     assert len(found["rounds"]) == 1 and "the budget is 1" in found["stopped"]
 
@@ -381,6 +382,43 @@ def test_the_report_and_the_card(tmp_path: Path, scripted: Callable[[Script], li
     card = (tmp_path / "run" / "README.md").read_text()
     assert f"{found['examples']} examples that fake wrote" in card and "self-instruct-seeds.jsonl" in card
     assert str(tmp_path) not in card
+    settings = " ".join(card.split("## Settings")[1].split())
+    assert (
+        "3 requests a round, temperature 0.7, top p 0.5, 1,024 tokens at most. Instances: greedy, 350" in settings
+    )
+    assert "8 seed tasks shown" in settings and "draw seed 0." in settings
+
+
+def test_what_became_of_every_instruction_is_told(
+    tmp_path: Path, scripted: Callable[[Script], list[Request]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One undecided, one refused, one without an instance to read, one with none that passes, one kept."""
+    lists = "".join(f"\n{place}. {verb} the seven {thing}." for place, (verb, thing) in enumerate(CASES, start=10))
+
+    def cases(request: Request, index: int) -> str:
+        name, question = asked(request)
+        if name == "instructions":
+            return f" Praise a quiet, rainy morning.{lists}"
+        if question.startswith("Recall"):
+            raise RuntimeError("HTTP 400: no.")
+        if name == "kind":
+            return "who knows" if question.startswith("Praise") else " text"
+        if question.startswith("Judge"):
+            return "I would rather not."
+        return "Output:" if question.startswith("Compare") else "Output: Well, the last."
+
+    scripted(cases)
+    found = main(config(tmp_path, rounds=1, requests=1))
+    told = (
+        "Kept without instances: 2 where the teacher did not say whether they classify, 1 without an instance "
+        "that could be read, 1 with none that passed the filters."
+    )
+    failed = "Requests that failed for good: 1 request refused by the server."
+    printed, card = capsys.readouterr().out, (tmp_path / "run" / "README.md").read_text()
+    assert found["undecided"] == 2 and "5 of 5 instructions kept, 1 of them with instances: 1 example." in printed
+    assert told in printed and failed in printed and told in card and "# 1 example that fake wrote" in card
+    assert "| request refused by the server | 1 |" in card
+    assert "it had made 1 round, the most allowed. Tokens" in printed
 
 
 def test_a_teacher_in_folders_is_named_by_content_and_no_path_is_told(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.hub import join_card
+from workbench.instructing.rounds import counted, without_instances
 from workbench.types import Model
 
 
@@ -25,7 +26,7 @@ def card(found: Mapping[str, Any], run: str) -> str:
     matter = {"tags": ["synthetic", "self-instruct"], "task_categories": ["text-generation"]}
     similarity = found["largest_rouge_l"]
     text = f"""
-# {found["examples"]:,} examples that {named} wrote
+# {counted(found["examples"], "example")} that {named} wrote
 
 Made by Self-Instruct (Wang et al. 2022, arXiv 2212.10560) in the run `{run}` of the LLM workbench. `{named}` was
 shown instructions and wrote others, from {found["seeds"]["tasks"]} seed tasks that people wrote
@@ -40,8 +41,9 @@ other model has checked them.
 
 ## What was kept
 
-{found["kept"]:,} of {found["instructions"]:,} instructions, {found["with_instances"]:,} of them with instances;
-{found["kept_instances"]:,} of {found["instances"]:,} instances. It ended because {found["stopped"]}.
+{found["kept"]:,} of {counted(found["instructions"], "instruction")}, {found["with_instances"]:,} of them with
+instances; {found["kept_instances"]:,} of {counted(found["instances"], "instance")}. It ended because
+{found["stopped"]}.
 The largest ROUGE-L between two kept instructions is {"–" if similarity is None else f"{similarity:.3f}"}; above
 0.7 the later one is left out.
 
@@ -53,13 +55,20 @@ The largest ROUGE-L between two kept instructions is {"–" if similarity is Non
 | --- | --- |
 {_table(found["instance_reasons"])}
 
-Of the kept instructions the teacher called {found["classification"]:,} classification and {found["other"]:,} not,
-and did not say of {found["undecided"]:,}; of {found["without_answer"]:,} it wrote no instance that could be read.
+| requests that failed for good | |
+| --- | --- |
+{_table(found["failed_requests"])}
+
+Of the kept instructions the teacher called {found["classification"]:,} classification and {found["other"]:,} not.
+Kept without instances: {without_instances(found)}.
 
 ## Settings
 
-Temperature {settings["temperature"]:g} and top p {settings["top_p"]:g} for instructions, greedy for the rest;
-{settings["requests"]} requests a round; {found["tokens"]:,} tokens of prompts and completions in all.
+Instructions: {counted(settings["requests"], "request")} a round, temperature {settings["temperature"]:g}, top p
+{settings["top_p"]:g}, {settings["instruction_tokens"]:,} tokens at most. Instances: greedy,
+{settings["instance_tokens"]:,} tokens at most, {settings["shots"]} seed tasks shown, or as many as there are.
+Which exemplars and samples: draw seed {settings["draw_seed"]}. Prompts and completions had
+{counted(found["tokens"], "token")} in all.
 
 ## Limits
 

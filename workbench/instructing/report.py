@@ -13,6 +13,7 @@ from typing import Any
 from workbench.files import write_atomic
 from workbench.instructing.charts import histogram, rows, stacked
 from workbench.instructing.filters import NEAR_DUPLICATE
+from workbench.instructing.rounds import counted, without_instances
 from workbench.instructing.similarity import LIMIT
 from workbench.instructing.variety import pair_count, verbs
 from workbench.made_data import read_made
@@ -34,11 +35,12 @@ def summary(found: Mapping[str, Any]) -> str:
     told = "no two to compare" if similarity is None else f"{similarity:.3f}"
     return "\n".join(
         [
-            f"{found['kept']:,} of {found['instructions']:,} instructions kept, {found['with_instances']:,} of "
-            f"them with instances: {found['examples']:,} examples.{fell}",
+            f"{found['kept']:,} of {counted(found['instructions'], 'instruction')} kept, "
+            f"{found['with_instances']:,} of them with instances: {counted(found['examples'], 'example')}.{fell}",
             f"Instructions left out: {_listed(found['reasons'])}.",
-            f"Instances left out, of {found['instances']:,}: {_listed(found['instance_reasons'])}; "
-            f"{found['without_answer']:,} instructions had no answer that could be read.",
+            f"Instances left out, of {found['instances']:,}: {_listed(found['instance_reasons'])}.",
+            f"Kept without instances: {without_instances(found)}.",
+            f"Requests that failed for good: {_listed(found['failed_requests'])}.",
             f"Largest ROUGE-L between two kept instructions: {told} (above {LIMIT:g} the later is left out).",
             f"It ended because {found['stopped']}. Tokens: {found['tokens']:,}.",
         ]

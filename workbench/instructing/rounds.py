@@ -82,6 +82,21 @@ def counts(proposals: Sequence[Proposal]) -> dict[str, Any]:
     }
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 round`, `2 rounds`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def without_instances(found: Mapping[str, Any]) -> str:
+    """Why instructions that were kept have no instance, each reason with its count, of what `counts` gives."""
+    unsaid, unread = found["undecided"], found["without_answer"]
+    faulty = found["kept"] - found["with_instances"] - unsaid - unread
+    return (
+        f"{unsaid:,} where the teacher did not say whether they classify, {unread:,} without an instance that "
+        f"could be read, {faulty:,} with none that passed the filters"
+    )
+
+
 def examples(made: Sequence[Proposal], teacher: Mapping[str, Any], run: str) -> list[Made]:
     """The data set: an example is an instruction, its input behind an empty line, and the output.
 

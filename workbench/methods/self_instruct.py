@@ -27,7 +27,7 @@ from workbench.identity import model_identity, to_json
 from workbench.instructing import parsing
 from workbench.instructing.card import card, name_of
 from workbench.instructing.filters import NEAR_DUPLICATE, instance_faults, instruction_fault
-from workbench.instructing.rounds import Proposal, counts, examples
+from workbench.instructing.rounds import Proposal, counted, counts, examples
 from workbench.instructing.seeds import SEEDS, Seed, read_seeds
 from workbench.instructing.similarity import LIMIT, Pool
 from workbench.instructing.teacher import Shown, Teacher
@@ -153,12 +153,14 @@ def _end(rounds: Sequence[dict[str, Any]], tokens: int, config: Config) -> str:
     kept = sum(done["with_instances"] for done in rounds)
     last = rounds[-config.patience :]
     if kept >= config.wanted:
-        return f"{kept} instructions with instances were kept, and {config.wanted} were wanted"
+        return f"it had kept {counted(kept, 'instruction')} with instances, and {config.wanted:,} were enough"
     if len(last) == config.patience and not any(done["kept"] for done in last):
-        return f"{config.patience} rounds running kept nothing new"
+        return f"{counted(config.patience, 'round')} running kept nothing new"
     if tokens >= config.budget:
-        return f"{tokens:,} tokens were spent, and the budget is {config.budget:,}"
-    return f"{config.rounds} rounds are over" if len(rounds) == config.rounds else ""
+        return f"it had spent {counted(tokens, 'token')}, and the budget is {config.budget:,}"
+    return (
+        f"it had made {counted(config.rounds, 'round')}, the most allowed" if len(rounds) == config.rounds else ""
+    )
 
 
 def _propose(
