@@ -40,11 +40,12 @@ def main(config: Config) -> Path:
         file = make(session.system(), session.task, config.distill, session.run, session.drawer)
         counts = read_json(session.run.path / "counts.json")
         long = f" {counts['kept_beyond_limit']:,} are longer than {counts['limit']} tokens, the task's limit."
+        failed = f" {counts['error']:,} more requests failed for good." if counts["error"] else ""
         print(
             f"{counts['kept']:,} rationales for {counts['solved_questions']:,} of {counts['questions']:,} "
             f"questions in {file}; of {counts['samples']:,} samples {counts['correct']:,} were right, "
             f"{counts['wrong']:,} wrong, {counts['unparsable']:,} without an answer, {counts['truncated']:,} "
-            f"cut off.{long if counts['kept_beyond_limit'] else ''}"
+            f"cut off.{failed}{long if counts['kept_beyond_limit'] else ''}"
         )
         print(f"Learn them: workbench lora --data {file} --data-format prompt-completion")
         return file

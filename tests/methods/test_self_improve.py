@@ -353,6 +353,16 @@ def test_what_cannot_be_improved_is_refused_before_anything_is_drawn(tmp_path: P
     assert not list(tmp_path.glob("run/round-1*"))
 
 
+def test_several_processes_are_refused_before_anything_is_drawn(
+    tmp_path: Path, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        UserError, match=r"`accelerate launch` is for one training, and self-improvement is several"
+    ):
+        improve(tmp_path, system)
+
+
 def test_a_base_model_learns_its_plain_prompt(tmp_path: Path, tiny_base_model: Path) -> None:
     system = System(Model(str(tiny_base_model)), replace(load_prompt("arithmetic"), style="text"), Greedy(16))
     _, run, _ = improve(tmp_path, system, script=answers(" 7", " 7", " 7", "8"))

@@ -8,6 +8,9 @@ Where it departs from the paper: paths are sampled without exemplars, and learne
 asked for, where the paper mixes four; a confidence below a threshold drops the question; equal paths of a question
 are one example, unless `repeats`, which is the paper's way; and what learns is LoRA. Adapters do not stack: every
 round trains a fresh one on the base, on the paths of the newest model.
+
+It runs in one process: under `accelerate launch` the others would wait for hours of sampling, longer than their
+connection does. A round's `data.jsonl` can be learned under it, by `workbench lora --data`.
 """
 
 import shutil
@@ -93,8 +96,9 @@ def adapt(system: System, task: Task, config: Config, run: Run, drawer: Drawer, 
         quiet: no progress bars.
 
     Raises:
-        UserError: the model has an adapter already, the engine is a server's, the prompt cannot be learned, there
-            are too few questions, requests failed that may pass, or no question is confident enough.
+        UserError: `accelerate launch` started several processes, the model has an adapter already, the engine is a
+            server's, the prompt cannot be learned, there are too few questions, requests failed that may pass, or
+            no question is confident enough.
     """
     check_single("self-improvement")
     _check(system, drawer)
