@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.command import Flat, command_typed, run_script
-from workbench.identity import file_hash
+from workbench.identity import file_hash, short_hash
 from workbench.instructing.seeds import SEEDS
 from workbench.methods.self_instruct import Config as SelfInstructConfig
 from workbench.model_flags import ModelFlags
@@ -39,11 +39,15 @@ def main(config: Config) -> dict[str, Any]:
         UserError: as `make`.
     """
     from workbench.instructing.report import summary, write_report  # here and below: numpy would slow --help down
+    from workbench.instructing.teacher import PROMPTS
     from workbench.methods.self_instruct import make
+    from workbench.prompts import load_prompt
     from workbench.session import open_making
 
     made = config.self_instruct
-    with open_making("self_instruct", config, {"seeds_hash": file_hash(made.seeds or SEEDS)}) as (run, drawer):
+    prompts = [load_prompt(f"self-instruct-{name}").file_hash for name in PROMPTS]
+    content = {"seeds_hash": file_hash(made.seeds or SEEDS), "prompts_hash": short_hash(prompts)}
+    with open_making("self_instruct", config, content) as (run, drawer):
         found = make(config.model.reference(), made, run, drawer)
         report = write_report(run, found, command_typed())
         print(summary(found))

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 
 import workbench.drawing
 from recipes.self_instruct import Config, main
+from workbench import prompts
 from workbench.engines import EngineConfig
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
@@ -461,6 +463,22 @@ def test_seeds_of_ones_own(tmp_path: Path, scripted: Callable[[Script], list[Req
         main(config(tmp_path, seeds=own))
     with pytest.raises(UserError, match="cannot be read"):
         main(config(tmp_path, seeds=tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["instructions", "kind", "output-first", "input-first"])
+def test_a_finished_run_of_other_prompts_is_not_taken_for_this_one(
+    tmp_path: Path, scripted: Callable[[Script], list[Request]], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    scripted(teacher)
+    small = config(tmp_path, rounds=1, requests=1)
+    main(small)
+    shutil.copytree(prompts.FOLDER, tmp_path / "prompts")
+    monkeypatch.setattr(prompts, "FOLDER", tmp_path / "prompts")
+    main(small)  # wherever they lie
+    edited = tmp_path / "prompts" / f"self-instruct-{name}.yaml"
+    edited.write_text(edited.read_text() + "# another\n")
+    with pytest.raises(UserError, match="prompts_hash"):
+        main(small)
 
 
 @pytest.mark.parametrize(
