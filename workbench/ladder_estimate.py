@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from workbench.methods.dpo import Config as DpoConfig
 from workbench.methods.grpo import Config as GrpoConfig
 from workbench.methods.reward_model import Config as RewardConfig
 from workbench.methods.self_improve import Config as SelfImproveConfig
+from workbench.preferring.losses import LOSSES
+from workbench.preferring.pairs import read_pairs
 from workbench.report import duration, quantity
 from workbench.rungs import RUNGS, Config
 from workbench.session import Session
@@ -25,30 +28,58 @@ _PROBED = 16  # practice questions that the estimate is measured on
 
 @dataclass(frozen=True)
 class Work:
-    """What a way of tuning does at most: questions sampled, samples of each, examples learned."""
+    """What a way of tuning does at most.
+
+    Attributes:
+        questions: that are sampled.
+        samples: of each.
+        learned: examples that are learned, each pass counted.
+        read: examples that a model only reads: a reference's passes, and pairs that are held out.
+    """
 
     questions: int
     samples: int
     learned: int
+    read: int = 0
 
 
-def work(settings: object, practice: int) -> Work:
-    """What a method's settings come to, on a practice split of so many examples."""
+def work(settings: object, practice: int, dev: int) -> Work:
+    """What a method's settings come to, on practice and dev splits of so many examples.
+
+    Raises:
+        UserError: a file of pairs cannot be read.
+    """
     if isinstance(settings, SelfImproveConfig):
         asked = min(practice, settings.practice_questions or practice)
         learned = settings.rounds * _passes(settings.lora.training, asked * settings.paths.n)
         return Work(settings.rounds * asked, settings.paths.n, learned)
     if isinstance(settings, GrpoConfig):
         asked = _passes(settings.lora.training, practice)
-        return Work(asked, settings.num_generations, asked * settings.num_generations)
+        answers = asked * settings.num_generations
+        return Work(asked, settings.num_generations, answers, answers)
     if isinstance(settings, (DpoConfig, RewardConfig)):
-        training, pairs = settings.lora.training, settings.pairs
-        asked = min(practice, training.examples or practice)
-        # Both answers of each pair, and as often again for the reference.
-        learned = (_passes(training, asked) + asked) * 2 * pairs.pairs_per_question
-        return Work(asked if pairs.pairs is None else 0, pairs.samples, learned)
+        return _work_on_pairs(settings, practice, dev)
     training = settings.training  # type: ignore[attr-defined]
     return Work(0, 0, _passes(training, practice))
+
+
+def _work_on_pairs(settings: DpoConfig | RewardConfig, practice: int, dev: int) -> Work:
+    training, given = settings.lora.training, settings.pairs
+    questions = held = 0
+    if given.pairs is None:
+        questions = min(practice, training.examples or practice)
+        sizes = [given.pairs_per_question] * questions
+        if isinstance(settings, RewardConfig):
+            questions, held = questions + dev, dev * given.pairs_per_question
+    else:
+        sizes = list(Counter(pair.group for pair in read_pairs(given.pairs)).values())
+        held = sum(sizes) if isinstance(settings, RewardConfig) else 0
+        sizes = sizes[: training.examples]
+    pairs = training.steps * training.batch_size * max(sizes) if training.steps else training.epochs * sum(sizes)
+    if isinstance(settings, RewardConfig):
+        return Work(questions, given.samples, 2 * pairs, 2 * held)
+    rows = 4 if LOSSES[settings.loss].mismatched else 2  # both answers of a pair, and as many of another prompt
+    return Work(questions, given.samples, rows * pairs, rows * sum(sizes))
 
 
 def _passes(training: Training, examples: int) -> int:
@@ -61,7 +92,8 @@ def _passes(training: Training, examples: int) -> int:
 def estimate(session: Session, names: Sequence[str], config: Config) -> str:
     """What the ladder will cost at most: FLOPs from token counts, seconds at a speed measured here.
 
-    The speed is that of the plain System on a few practice questions; larger batches are faster.
+    The speed, and the length of prompts and answers, are those of the plain System on a few practice questions;
+    larger batches are faster.
     """
     task, system = session.task, session.system()
     engine = session.engine(system.model)
@@ -86,12 +118,15 @@ def estimate(session: Session, names: Sequence[str], config: Config) -> str:
     if any(RUNGS[name].scored for name in names):
         settings.append(("lora", config.best_of_n))
     for how, setting in settings:
-        todo = work(setting, len(task.practice))
-        tokens += todo.questions * (prompt + todo.samples * completion) + todo.learned * (prompt + completion)
+        todo = work(setting, len(task.practice), len(task.dev))
+        tokens += todo.questions * (prompt + todo.samples * completion)
+        tokens += (todo.learned + todo.read) * (prompt + completion)
         if engine.shape:
             flops += todo.questions * inference_flops(engine.shape, prompt, completion, samples=todo.samples)
+            flops += todo.read * inference_flops(engine.shape, prompt + completion, 0)
             learned = todo.learned * (prompt + completion)
-            flops += training_flops(engine.shape, learned, frozen_weights=how not in ("sft", "head"))
+            frozen = how not in ("sft", "head") and getattr(setting, "weights", "lora") != "all"
+            flops += training_flops(engine.shape, learned, frozen_weights=frozen)
     if any(RUNGS[name].searched for name in names):
         planned = prompt_search.plan(system, task, config.prompt_search, engine, session.store)
         searching = min(planned.budget, planned.proposing + planned.scoring + planned.comparing)

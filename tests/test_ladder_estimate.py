@@ -1,0 +1,78 @@
+"""What the ladder's estimate counts, a way of tuning at a time."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench.engines import EngineConfig
+from workbench.ladder_estimate import Work, estimate, work
+from workbench.methods.dpo import Config as DpoConfig
+from workbench.methods.grpo import Config as GrpoConfig
+from workbench.methods.lora import Config as LoraConfig
+from workbench.methods.reward_model import Config as RewardConfig
+from workbench.methods.sft import Config as SftConfig
+from workbench.preferring.given import Pairs
+from workbench.rungs import Config
+from workbench.session import Session, Setup
+from workbench.training.config import Training
+
+PRACTICE, DEV = 20, 6
+
+
+def lora(**training: Any) -> LoraConfig:
+    return LoraConfig(training=Training(**{"epochs": 3, "batch_size": 4} | training))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Five prompts: one with three pairs, four with one."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"{max(0, i - 2)}?", "chosen": f"yes {i}", "rejected": "no"} for i in range(7)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_examples_and_samples() -> None:
+    assert work(SftConfig(training=Training(epochs=2)), PRACTICE, DEV) == Work(0, 0, 40)
+    assert work(SftConfig(training=Training(steps=5, batch_size=8)), PRACTICE, DEV) == Work(0, 0, 40)
+    grpo = GrpoConfig(num_generations=4, lora=lora(steps=5))
+    assert work(grpo, PRACTICE, DEV) == Work(20, 4, 80, 80), "KL to the base is one more pass"
+
+
+def test_pairs_that_are_made() -> None:
+    """Four pairs a question; both answers of each are learned, and read once by the reference."""
+    assert work(DpoConfig(lora=lora()), PRACTICE, DEV) == Work(20, 8, 3 * 20 * 4 * 2, 20 * 4 * 2)
+    assert work(DpoConfig(lora=lora(examples=5)), PRACTICE, DEV) == Work(5, 8, 3 * 5 * 4 * 2, 5 * 4 * 2)
+    assert work(DpoConfig(lora=lora(steps=2)), PRACTICE, DEV) == Work(20, 8, 2 * 4 * 4 * 2, 20 * 4 * 2)
+    kto = work(DpoConfig(loss="kto", lora=lora()), PRACTICE, DEV)
+    assert kto == Work(20, 8, 3 * 20 * 4 * 4, 20 * 4 * 4), "each answer is read behind another prompt too"
+
+
+def test_a_reward_model_samples_dev_too_and_has_no_reference() -> None:
+    assert work(RewardConfig(lora=lora()), PRACTICE, DEV) == Work(20 + 6, 8, 3 * 20 * 4 * 2, 6 * 4 * 2)
+
+
+def test_pairs_of_a_file_are_counted(file: Path) -> None:
+    given = Pairs(pairs=file)
+    assert work(DpoConfig(pairs=given, lora=lora()), PRACTICE, DEV) == Work(0, 8, 3 * 7 * 2, 7 * 2)
+    assert work(DpoConfig(pairs=given, lora=lora(examples=2)), PRACTICE, DEV) == Work(0, 8, 3 * 4 * 2, 4 * 2)
+    assert work(DpoConfig(pairs=given, lora=lora(steps=2)), PRACTICE, DEV) == Work(0, 8, 2 * 4 * 3 * 2, 7 * 2)
+    assert work(RewardConfig(pairs=given, lora=lora()), PRACTICE, DEV) == Work(0, 8, 3 * 7 * 2, 7 * 2)
+
+
+def test_all_weights_cost_more_than_an_adapter(tmp_path: Path) -> None:
+    setup = Setup(
+        task_args=("practice=20", "dev=2", "test=8"), model="fake", engine=EngineConfig("fake"), runs=tmp_path,
+        quiet=True,
+    )  # fmt: skip
+    config = Config(rungs=("dpo",))
+    told = []
+    for weights in ("lora", "all"):
+        with Session("ladder", setup, config) as session:
+            settings = replace(config, dpo=DpoConfig(weights=weights))  # type: ignore[arg-type]
+            words = estimate(session, ("dpo",), settings)
+            told.append(words.split(" tokens, ")[1].partition("FLOPs")[0])
+    assert told[0] != told[1], "6ND and not 4ND"
