@@ -49,8 +49,11 @@ __all__ = ["Run", "RunFolder", "RunInfo", "State", "find_run", "list_runs"]
 
 # Where one of these folders is, a recipe has nothing left to train; others make `adapter`.
 _TRAINED = {
-    "sft": ("model",), "reward_model": ("reward_model",), "dpo": ("adapter", "model"), "grpo": ("adapter", "model"),
-}  # fmt: skip
+    "sft": ("model",),
+    "reward_model": ("reward_model",),
+    "dpo": ("adapter", "model"),
+    "grpo": ("adapter", "model"),
+}
 _PACKAGES = ("torch", "transformers", "accelerate", "trl", "peft", "bitsandbytes", "datasets", "vllm")
 
 
