@@ -5,16 +5,24 @@ from pathlib import Path
 
 from workbench.command import Flat, run_script
 from workbench.decodes import BestOfN
+from workbench.errors import check_range
 from workbench.session import Session, Setup
 from workbench.types import CostToMake, Result
 
 
 @dataclass(frozen=True)
 class Config:
-    """What to measure, how samples are drawn, and what chooses among them."""
+    """What to measure, how samples are drawn, and what chooses among them.
+
+    Raises:
+        UserError: there is nothing to choose among.
+    """
 
     setup: Flat[Setup] = field(default_factory=Setup)
     decode: Flat[BestOfN] = field(default_factory=BestOfN)
+
+    def __post_init__(self) -> None:
+        check_range("n", self.decode.n, 2, 10**6)
 
 
 def main(config: Config) -> Result:
@@ -24,6 +32,10 @@ def main(config: Config) -> Result:
     with Session("best_of_n", config.setup, config) as session:
         result = session.report(session.system(config.decode), _cost(Path(config.decode.scorer)))
         metrics = dict(result.metrics)
+        print(
+            f"Over the {metrics['curve_questions']} of {len(result.outcomes)} questions with {config.decode.n} "
+            "samples and all their rewards; intervals are Wilson's where every question is 0 or 1, else bootstrap:"
+        )
         curves = {"best_of": "best of n", "pass@1": "random", "majority": "majority", "pass": "pass@n"}
         heads = " ".join(f"{f'{name}, 95 % interval':>25}" for name in curves.values())
         print(f"{'n':>4} {heads}  KL at most")

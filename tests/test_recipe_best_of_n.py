@@ -52,6 +52,7 @@ def test_a_reward_model_is_made_and_chooses(
     result = recipes.best_of_n.main(config)
     out = capsys.readouterr().out
     metrics = dict(result.metrics)
+    assert "Over the 6 of 6 questions with 6 samples and all their rewards" in out
     table = [line.split() for line in out.splitlines() if line.endswith(" nats")]
     assert [row[0] for row in table] == ["1", "2", "4", "6"]
     assert table[3][1] == f"{metrics['best_of@6']:.1%}"
@@ -72,3 +73,5 @@ def test_what_they_refuse(tiny_model: Path, tmp_path: Path) -> None:
     fake = EngineConfig(engine="fake")
     with pytest.raises(UserError, match="Best of n needs a reward model: --scorer FOLDER"):
         recipes.best_of_n.main(recipes.best_of_n.Config(setup(tmp_path, model="fake", engine=fake)))
+    with pytest.raises(UserError, match=r"n is 1; it must be a number in \[2,"):
+        recipes.best_of_n.Config(decode=BestOfN(n=1, scorer="rewards"))

@@ -25,7 +25,10 @@ Graded = tuple[Status, str | None]
 
 def score_interval(outcomes: Sequence[Outcome]) -> Interval:
     """The mean score over the questions that were answered: Wilson for scores of 0 and 1, else bootstrap."""
-    scores = [outcome.score for outcome in outcomes if outcome.score is not None]
+    return _interval([outcome.score for outcome in outcomes if outcome.score is not None])
+
+
+def _interval(scores: Sequence[float]) -> Interval:
     if set(scores) <= {0.0, 1.0}:
         return wilson_interval(int(sum(scores)), len(scores))
     return bootstrap_interval(scores)
@@ -53,13 +56,12 @@ def curves(graded: Sequence[Sequence[Graded]], n: int) -> dict[str, float]:
         graded: the samples of each question.
         n: samples that were asked for.
     """
-    votes = [_votes(samples) for samples in graded if _whole_pool(samples, n)]
-    if not votes:
+    votes = np.array([_votes(samples) for samples in graded if _whole_pool(samples, n)])
+    if not len(votes):
         return {}
     ks = _powers(n)
-    right = [row.count(0) for row in votes]
-    passes_QK = pass_at_k(n, np.array(right)[:, None], np.array(ks)[None, :])
-    agreed_QK = majority_curve(np.array(votes), np.zeros(len(votes)), ks)
+    passes_QK = pass_at_k(n, (votes == 0).sum(axis=1)[:, None], np.array(ks)[None, :])
+    agreed_QK = majority_curve(votes, np.zeros(len(votes)), ks)
     return _curve("pass", ks, passes_QK) | _curve("majority", ks, agreed_QK)
 
 
@@ -68,8 +70,8 @@ def best_of_n_curve_metrics(
 ) -> tuple[dict[str, float], str]:
     """Best of k with its intervals for k = 1, 2, 4, … n; at n against a random sample and the majority.
 
-    Over the questions with all n samples and a reward for each that can be chosen; both tests are paired
-    bootstraps over questions, their p-values Holm's over the two.
+    Everything is over the questions with all n samples and a reward for each that can be chosen. The differences
+    have paired bootstrap intervals over questions, and p-values of the sign-flip test, Holm's over the two.
 
     Args:
         graded: the samples of each question.
@@ -77,19 +79,22 @@ def best_of_n_curve_metrics(
         n: samples that were asked for.
 
     Gives:
-        metrics, and a sentence; nothing where no question is whole.
+        metrics, `curves` over the same questions among them, and a sentence; no question is whole: only that
+        `curve_questions` is 0.
     """
     whole = [
         (samples, row)
         for samples, row in zip(graded, rewards, strict=True)
         if _whole_pool(samples, n) and not np.isnan(row).any()
     ]
+    metrics: dict[str, float] = {"curve_questions": len(whole)}
     if not whole:
-        return {}, ""
+        return metrics, ""
     ks = _powers(n)
     votes = np.array([_votes(samples) for samples, _ in whole])
     best_QK = best_of_n_curve(np.array([row for _, row in whole]), votes == 0, ks)
-    metrics, tests = _curve("best_of", ks, best_QK), {}
+    metrics |= curves([samples for samples, _ in whole], n) | _curve("best_of", ks, best_QK)
+    tests = {}
     against = {
         "random": (votes == 0).mean(axis=1),
         "majority": majority_curve(votes, np.zeros(len(votes)), [n])[:, 0],
@@ -113,8 +118,8 @@ def best_of_n_curve_metrics(
             f"{'a random sample' if name == 'random' else f'the majority of {n}'}"
         )
     return metrics, (
-        f"Best of {n} on {len(whole)} questions: {'; '.join(words)} (paired bootstrap, Holm's correction over "
-        "both)."
+        f"Best of {n} on {len(whole)} questions: {'; '.join(words)} (intervals: paired bootstrap; p: sign-flip "
+        "test over questions, Holm's correction over both)."
     )
 
 
@@ -138,10 +143,10 @@ def _powers(n: int) -> list[int]:
 
 
 def _curve(name: str, ks: Sequence[int], scores_QK: Any) -> dict[str, float]:
-    """Means over questions with their intervals, as name@k."""
+    """Means over questions with their intervals, as name@k: Wilson's for scores of 0 and 1, else bootstrap."""
     metrics: dict[str, float] = {}
     for k, scores in zip(ks, scores_QK.T, strict=True):
-        interval = bootstrap_interval(scores.tolist())
+        interval = _interval(scores.tolist())
         metrics |= {
             f"{name}@{k}": float(scores.mean()),
             f"{name}@{k}_low": interval.low,

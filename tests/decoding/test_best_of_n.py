@@ -16,6 +16,7 @@ from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
 from workbench.harness import evaluate
 from workbench.identity import from_json, system_hash, to_json
+from workbench.metrics import best_of_n_curve_metrics
 from workbench.run_folder import read_system
 from workbench.runs import Run
 from workbench.store import Store
@@ -105,7 +106,26 @@ def test_the_best_scored_sample_answers(store: Store, folder: str) -> None:
     assert metrics["best_of@3"] == 1
     assert metrics["majority@3"] == pytest.approx(1 / 3)
     assert metrics["best_over_random"] == metrics["best_over_majority"] == pytest.approx(2 / 3)
-    assert any("against a random sample" in note and "the majority of 3" in note for note in result.notes)
+    [note] = [note for note in result.notes if "against a random sample" in note]
+    assert "the majority of 3" in note
+    assert "intervals: paired bootstrap; p: sign-flip test over questions, Holm's correction over both" in note
+    assert metrics["curve_questions"] == 4
+    score = result.score
+    assert (score.low, score.high) == (metrics["best_of@3_low"], metrics["best_of@3_high"]), (
+        "one value, one interval"
+    )
+
+
+def test_all_curves_are_of_the_questions_whose_rewards_are_all_there() -> None:
+    right, wrong, failed = (Status.CORRECT, "7"), (Status.WRONG, "5"), (Status.ERROR, None)
+    graded = [[right, wrong], [wrong, wrong], [right, right], [right, failed]]
+    metrics, sentence = best_of_n_curve_metrics(graded, [[2.0, 1], [0, 1], [1, math.nan], [1, math.nan]], 2)
+    assert sentence.startswith("Best of 2 on 2 questions")
+    assert metrics["curve_questions"] == 2
+    assert [metrics[f"{name}@1"] for name in ("pass", "majority", "best_of")] == [0.25, 0.25, 0.25]
+    assert metrics["one_sample"] == 0.25
+    assert metrics["pass@2"] == metrics["best_of@2"] == 0.5
+    assert best_of_n_curve_metrics(graded[2:], [[1, math.nan]] * 2, 2) == ({"curve_questions": 0}, "")
 
 
 @pytest.mark.parametrize(
