@@ -9,12 +9,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.errors import UserError
 
 Made = TypeVar("Made")
+
+_PATIENCE = timedelta(days=1)  # samples of all questions take longer than torch's 10 or 30 minutes
 
 
 def is_launched() -> bool:
@@ -43,14 +46,21 @@ def scratch_folder() -> Path:
     return Path(folder)
 
 
+def meet() -> None:
+    """Let the processes meet, where there are several: who comes first decides how, and how long they wait."""
+    if is_launched():
+        from accelerate import PartialState
+
+        PartialState(cpu=device() == "cpu", timeout=_PATIENCE)
+
+
 def from_first(make: Callable[[], Made]) -> Made:
-    """What the first process makes, in all of them; the others wait for it, and make nothing."""
+    """What the first process makes, in all of them; the others wait for it, a day at most, and make nothing."""
     if not is_launched():
         return make()
-    from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    PartialState()  # the processes meet
+    meet()
     made: list[Any] = [None if is_helper() else make()]
     broadcast_object_list(made)
     found: Made = made[0]

@@ -8,7 +8,7 @@ from workbench.drawing import Drawer
 from workbench.errors import UserError, check_range
 from workbench.files import read_json, write_json
 from workbench.identity import file_hash, from_json, to_json
-from workbench.launch import from_first, is_helper
+from workbench.launch import from_first, is_helper, meet
 from workbench.preferring.pairs import Pair, conflicts, read_pairs, write_pairs
 from workbench.preferring.verifier import verifier_pairs
 from workbench.runs import Run
@@ -90,6 +90,7 @@ def pairs_for(
     Raises:
         UserError: the file cannot be read or has no pair, or the samples gave none.
     """
+    meet()  # before TRL's trainers, which would meet as processes without a GPU
     if config.pairs is not None:
         pairs = read_pairs(config.pairs)
         if (wrong := conflicts(pairs)) and not is_helper():
