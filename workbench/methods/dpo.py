@@ -41,7 +41,8 @@ class Config:
         label_smoothing: the share of wrong labels that cdpo, robust, exo_pair, aot or aot_unpaired expects.
         weights: what learns: a LoRA adapter, or all weights.
         lora: the adapter, where one learns, and the training; its batch_size counts prompts, and so does examples:
-            those that are sampled, or the first of the file.
+            those that are sampled, or the first of the file. Its micro_batch does nothing under kto, sft, aot and
+            aot_unpaired, whose batches are not cut.
 
     Raises:
         UserError: a value is out of range, or means nothing to the loss.

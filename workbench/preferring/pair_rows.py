@@ -21,6 +21,7 @@ from workbench.progress import Bar
 from workbench.runs import Run
 from workbench.training.config import Training
 from workbench.training.objective import FORWARD_TOKENS, Objective
+from workbench.training.trainer import is_out_of_memory, out_of_memory
 from workbench.types import Request
 
 _SEQUENCE = 1024  # tokens of one packed sequence of the reference's passes
@@ -132,23 +133,34 @@ def with_reference(
 def _compute(
     groups: Sequence[PairRows], objective: Objective, run: Run, key: str, precision: str, quiet: bool
 ) -> None:
-    started, found, rest = time.perf_counter(), [], list(groups)
+    started, found, rest, most = time.perf_counter(), [], list(groups), len(groups)
     training, device = objective.training, objective.weights.device
     half = precision == "bfloat16" and objective.weights.dtype == torch.float32
     objective.eval()
     with EnergyMeter() as meter, Bar("reference", quiet=quiet) as bar:
         while rest:
-            count = rows_that_fit([group.rows for group in rest], _SEQUENCE)
-            part, rest = rest[:count], rest[count:]
-            batch = objective.packed([row for group in part for row in group.rows])
-            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-                logps = summed(objective.logits(batch), batch).tolist()
+            part = rest[: min(most, rows_that_fit([group.rows for group in rest], _SEQUENCE))]
+            try:
+                with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    batch = objective.packed([row for group in part for row in group.rows])
+                    logps = summed(objective.logits(batch), batch).tolist()
+                problem = ""
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = str(error).strip().partition("\n")[0]
+            if problem:  # outside the block above, whose error holds on to the tensors
+                if len(part) == 1:
+                    raise out_of_memory(f"in the reference's pass over one prompt ({problem})", whole=True)
+                most = len(part) // 2
+                continue
+            rest = rest[len(part) :]
             for group in part:
                 found.append(logps[: len(group.rows)])
                 logps = logps[len(group.rows) :]
             bar.show(len(groups) - len(rest), len(groups))
     objective.train(training)
-    tokens = sum(len(row.ids) for group in groups for row in group.rows)
+    tokens = objective.read(groups)
     run.log(
         event="reference", step=0, seconds=time.perf_counter() - started, watt_hours=meter.watt_hours,
         **{FORWARD_TOKENS: tokens},

@@ -148,8 +148,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
             if (part := self._backward(model, own, items[:1])) is not None:
                 break
             model.zero_grad()
-        read = sum(len(row.ids) for item in own for row in objective.rows(item))
-        loss, self.tokens = float(self._over_processes(part)), int(self._over_processes(read))
+        loss, self.tokens = float(self._over_processes(part)), int(self._over_processes(objective.read(own)))
         names = sorted(objective.told)
         sums = self._over_processes([objective.told[name] for name in names])
         self.told = {
@@ -235,7 +234,8 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
     def _halve(self, largest: int, problem: str) -> None:
         if largest == 1 or self.model_unwrapped.whole or self.args.world_size > 1:
             # With several processes the others wait for this one's gradients.
-            raise out_of_memory(f"with {largest} example{'s' if largest > 1 else ''} at once ({problem})")
+            what = f"with {largest} example{'s' if largest > 1 else ''} at once ({problem})"
+            raise out_of_memory(what, whole=self.model_unwrapped.whole)
         self.micro_batch = largest // 2
         self.halvings.append(self.micro_batch)
         if torch.cuda.is_available():
@@ -268,10 +268,11 @@ class _Batches(torch.utils.data.IterableDataset[Any]):
         return self._trainer.source.batches(self._trainer.position)
 
 
-def out_of_memory(when: str) -> UserError:
-    """The error that says what to lower."""
+def out_of_memory(when: str, *, whole: bool = False) -> UserError:
+    """The error that says what to lower; a loss that is `whole` has no micro-batches."""
+    parts = "--batch-size" if whole else "--micro-batch"
     return UserError(
-        f"Out of memory {when}. Lower --micro-batch or --max-length, use --precision bfloat16, or learn less (a "
+        f"Out of memory {when}. Lower {parts} or --max-length, use --precision bfloat16, or learn less (a "
         "lower --rank, or LoRA in place of all weights)."
     )
 
