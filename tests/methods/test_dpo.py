@@ -292,3 +292,19 @@ def test_a_loss_that_takes_no_cut_names_the_batch_size(
     monkeypatch.setattr(PairLoss, "forward", none)
     with pytest.raises(UserError, match=r"with 4 examples at once .*Lower --batch-size or --max-length"):
         tune(tiny_model, tmp_path, config(file, loss="kto"))
+
+
+def test_more_questions_than_there_are_is_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def stop(*_: Any, questions: Any, **__: Any) -> Any:
+        asked.append(questions)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("workbench.preferring.given.verifier_pairs", stop)
+    system, unused = System(Model("fake"), load_prompt("arithmetic"), Greedy(16)), Any
+    with Run.open(tmp_path, "dpo", {}, name="tuned") as run:
+        for questions in (50, 5, None):
+            with pytest.raises(KeyboardInterrupt):
+                pairs_for(Pairs(), system, TASK, run, unused, questions=questions)  # type: ignore[arg-type]
+    assert asked == [8, 5, None]

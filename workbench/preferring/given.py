@@ -85,7 +85,7 @@ def pairs_for(
         run: where made pairs are kept.
         drawer: draws the samples.
         split: practice, or dev for pairs that are held out; of no meaning for a file.
-        questions: how many of the split's are sampled, from its beginning; None is all, and so is a file.
+        questions: how many of the split's are sampled, from its beginning; None, and more than there are, is all.
 
     Raises:
         UserError: the file cannot be read or has no pair, or the samples gave none.
@@ -117,7 +117,7 @@ def _made(
             config.pairs_seed,
             drawer,
             temperature=config.pairs_temperature,
-            questions=questions,
+            questions=None if questions is None else min(questions, len(getattr(task, split))),
         )
         if not pairs:
             raise UserError(
