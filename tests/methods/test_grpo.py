@@ -101,6 +101,7 @@ def test_it_starts_as_the_base_and_tells_reward_divergence_entropy_and_lengths(
     card = (run.path / "README.md").read_text()
     assert "GRPO on arithmetic" in card
     assert "![Reward by update](reward.png)" in card
+    assert "all samples had the same reward, from which nothing is learned" in card
     assert (run.path / "reward.png").stat().st_size > 1000
     # Drawn: two prompts and their answers; and the reference's pass over the same, without the last tokens.
     cost = read_json(run.path / "cost.json")
@@ -151,6 +152,13 @@ def test_groups_without_a_difference_teach_nothing_and_stop_nothing(
             assert (line["reward"], line["frac_reward_zero_std"]) == (0, 1)
             assert (line["loss"], line["grad_norm"], line["update_norm"]) == (0, 0, 0)
     assert not [line for line in run.metrics() if line.get("event")]
+
+
+def test_with_a_divergence_in_the_loss_groups_without_a_difference_teach_it(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    _, run = tune(tiny_model, tmp_path, config({"steps": 1}, beta=0.1))
+    assert "from which only the KL divergence teaches" in (run.path / "README.md").read_text()
 
 
 def test_a_cut_off_answer_is_worth_nothing(tiny_model: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from workbench.engines.encode import Encoder
 from workbench.engines.forward import use_grouped_attention
+from workbench.engines.packing import Tokens
 from workbench.errors import UserError
 from workbench.preferring.losses import LOSSES, Loss, check_loss
 from workbench.preferring.pair_loss import REFERENCE_POINT, Answers, PairLoss, _paired, _unpaired
@@ -57,6 +58,12 @@ def groups(loss: Loss, count: int = 3) -> list[PairRows]:
         )
         for i, g in enumerate(found)
     ]
+
+
+def test_a_prompt_and_each_of_its_answers_are_read_once(tiny_model: Path) -> None:
+    rows = tuple(Tokens([5, 6, 7, *answer], list(range(3, 3 + len(answer)))) for answer in ([8, 2], [9, 10, 2]))
+    item = PairRows((*rows, rows[0], Tokens([5, 6, 7, 11, 2], [3, 4])), 2)
+    assert objective(tiny_model, "sigmoid").read([item]) == 3 + 2 + 3 + 2
 
 
 # --- worked numbers ---------------------------------------------------------------------------------

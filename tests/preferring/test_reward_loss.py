@@ -59,6 +59,11 @@ def by_hand(objective: RewardLoss) -> float:
     return total
 
 
+def test_a_prompt_and_each_of_its_answers_are_read_once() -> None:
+    assert loss().read(ITEMS) == (3 + 3 + 4 + 2) + (4 + 2 + 3)
+    assert loss(packs=False).read(ITEMS) == (6 + 7 + 5) + (6 + 7)
+
+
 def test_the_worked_number_through_the_real_trainer() -> None:
     objective = loss()
     scores = torch.tensor([2.0, 1.0, 0.0, -1.0])

@@ -41,14 +41,14 @@ def test_a_groups_advantages_are_the_worked_ones() -> None:
     [[*found]], _, notes = loss_of("grpo").advantages([group([1, 0, 0, 1, 0, 0, 0, 0])])
     right, wrong = 1.619835, -0.539945
     assert found == pytest.approx([right, wrong, wrong, right, wrong, wrong, wrong, wrong], abs=1e-6)
-    assert (notes["reward"], notes["frac_reward_zero_std"]) == (0.25, 0)
+    assert notes["reward"] == 0.25
     assert notes["completions/mean_length"] == 3
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_a_rewards_distance_is_divided_by_what_was_asked_for(scale: Any) -> None:
     first, second = [1.0, 0, 0, 1, 0, 0, 0, 0], [1.0] * 8
-    found, _, notes = loss_of("dapo", scale_rewards=scale).advantages([group(first), group(second)])
+    found, _, _ = loss_of("dapo", scale_rewards=scale).advantages([group(first), group(second)])
     spread = {
         "group": torch.tensor(first).std() + 1e-4,
         "batch": torch.tensor(first + second).std() + 1e-4,
@@ -56,7 +56,6 @@ def test_a_rewards_distance_is_divided_by_what_was_asked_for(scale: Any) -> None
     }[scale]
     assert found[0] == pytest.approx([float((r - 0.25) / spread) for r in first], abs=1e-5)
     assert found[1] == [0.0] * 8, "all samples had the same reward"
-    assert notes["frac_reward_zero_std"] == (0.0 if scale == "batch" else 0.5)
 
 
 def test_importance_ratios_are_those_of_whole_answers_and_tell_how_far_the_engines_are_apart() -> None:
@@ -221,6 +220,28 @@ def test_a_groups_prompt_is_in_the_tree_once(tiny_model: Path) -> None:
     answers = sum(len(s.answer) - 1 for s in SAMPLES[:3])  # a last token predicts nothing
     assert packed.ids.numel() == len(PROMPTS[0]) + answers
     assert len(packed.read_at) == sum(len(s.answer) for s in SAMPLES[:3])
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_prompt_is_read_once_for_its_samples(packs: bool, tiny_model: Path) -> None:
+    objective = objective_of(tiny_model, "dapo")
+    objective.packs = packs
+    answers = sum(len(s.answer) for s in SAMPLES)
+    prompts = 1 if packs else 3
+    assert objective.read(SAMPLES) == prompts * sum(map(len, PROMPTS)) + answers
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_groups_whose_samples_have_one_reward_are_counted(
+    scale: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = objective_of(tiny_model, "dapo")
+    objective._loss = loss_of("dapo", scale_rewards=scale)
+    found = [group([1.0, 0, 0, 1, 0, 0, 0, 0]), group([1.0] * 8)]
+    monkeypatch.setattr(objective, "_groups", lambda items, step: found)
+    monkeypatch.setattr(objective, "_reference", lambda rows: [[-1.0] * len(row.learned) for row in rows])
+    objective.prepare([], 0)
+    assert objective.told["frac_reward_zero_std"] == (0.5, 1.0)
 
 
 def test_divergence_and_entropy_are_told_as_means_over_tokens(tiny_model: Path) -> None:

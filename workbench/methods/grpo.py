@@ -117,7 +117,7 @@ def adapt(system: System, task: Task, config: Config, run: Run, *, quiet: bool =
         _train(system, task, config, run, quiet)
     model = replace(system.model, adapter=str(made)) if config.weights == "lora" else Model(str(made))
     tuned = finish("GRPO", System(model, system.prompt, system.decode), task, config, run)
-    run.write_card((run.path / "README.md").read_text(encoding="utf-8") + write_curve(run))
+    run.write_card((run.path / "README.md").read_text(encoding="utf-8") + write_curve(run, config.beta))
     return tuned
 
 

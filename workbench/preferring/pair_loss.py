@@ -69,6 +69,10 @@ class PairLoss(Objective):
         """Pairs."""
         return sum(item.pairs for item in items)
 
+    def read(self, items: Sequence[PairRows]) -> int:
+        """A prompt is read once for its answers."""
+        return self.read_once(items)
+
     def collate(self, items: Sequence[PairRows]) -> tuple[Packed, torch.Tensor, torch.Tensor]:
         """All rows packed; which are chosen (0), rejected (1) or mismatched (2); the reference [rows]."""
         rows = [row for item in items for row in item.rows]

@@ -45,6 +45,10 @@ class RewardLoss(Objective):
         """Prompts."""
         return len(items)
 
+    def read(self, items: Sequence[PairRows]) -> int:
+        """A prompt is read once for its answers."""
+        return self.read_once(items)
+
     def collate(self, items: Sequence[PairRows]) -> tuple[Packed, list[tuple[list[int], list[int]]]]:
         """The distinct answers packed, and the places of each prompt's chosen and rejected ones among them."""
         rows: list[Tokens] = []

@@ -18,8 +18,13 @@ _SHOWN = {
 }
 
 
-def write_curve(run: RunFolder) -> str:
-    """Draw the picture into the run's folder; gives a section for the card."""
+def write_curve(run: RunFolder, beta: float) -> str:
+    """Draw the picture into the run's folder; gives a section for the card.
+
+    Args:
+        run: of the training.
+        beta: the weight of its KL divergence.
+    """
     series = {name: curve(run, name) for name in _SHOWN}
     _draw(series, run.path / PICTURE)
     count = len(series["reward"])
@@ -33,7 +38,8 @@ def write_curve(run: RunFolder) -> str:
     return (
         f"\n## Reward\n\n![Reward by update]({PICTURE})\n\n{rows}\n\nThe reward is the share of right answers "
         "among the samples of an update's practice questions, at the training's temperature. In "
-        f"{100 * _mean(flat):.0f} % of the groups all samples had the same reward, and nothing was learned.\n"
+        f"{100 * _mean(flat):.0f} % of the groups all samples had the same reward, from which "
+        f"{'only the KL divergence teaches' if beta else 'nothing is learned'}.\n"
     )
 
 

@@ -24,7 +24,7 @@ _SEQUENCE = {"cpu": 1024, "cuda": 8192}  # tokens of one pass without gradients,
 
 # What the metrics have of TRL's notes; ratios are those of samples that a server drew.
 _NOTED = (
-    "reward", "reward_std", "frac_reward_zero_std", "completions/mean_length",
+    "reward", "reward_std", "completions/mean_length",
     "sampling/sampling_logp_difference/mean", "sampling/importance_sampling_ratio/mean",
 )  # fmt: skip
 
@@ -73,6 +73,9 @@ class GroupObjective(Objective):
         counts, groups = gather_object([len(own)]), gather_object(own)
         advantages, ratios, notes = self._loss.advantages(groups)
         self.tell({name: notes[name] for name in _NOTED if name in notes}, 1.0)
+        # TRL's own share is that of the batch's deviation where rewards are divided by it.
+        alike = sum(len(set(group.rewards)) == 1 for group in groups)
+        self.tell({"frac_reward_zero_std": alike / len(groups)}, 1.0)
         self.note = f"reward {notes['reward']:.3f}"
         reference = iter(self._reference([row_of(g.prompt, answer) for g in own for answer in g.answers]))
         first = sum(counts[: PartialState().process_index])
@@ -140,6 +143,10 @@ class GroupObjective(Objective):
     def units(self, items: Sequence[Sample]) -> float:
         """Tokens or samples, as the loss counts."""
         return self._loss.units(items)
+
+    def read(self, items: Sequence[Sample]) -> int:
+        """A prompt is read once for its samples."""
+        return self.read_once(items)
 
     def collate(self, items: Sequence[Sample | Question]) -> Batch:
         """Samples as what `forward` takes; a question is what passes where there is no sample."""

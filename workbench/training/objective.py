@@ -73,11 +73,23 @@ class Objective(torch.nn.Module):
         """The summed loss of a batch."""
         raise NotImplementedError
 
+    def read(self, items: Sequence[Item]) -> int:
+        """Tokens that a pass over items reads; a subclass whose rows share prompts counts with `read_once`."""
+        return sum(len(row.ids) for item in items for row in self.rows(item))
+
     def prepare(self, items: list[Item], step: int) -> list[Item]:
         """This process's items of an update, before the passes: a method that samples does it here."""
         return items
 
     # --- what it builds on ---
+
+    def read_once(self, items: Sequence[Item]) -> int:
+        """Tokens of items as one sequence holds them: a prompt once for its answers, equal answers once."""
+        if not self.packs:
+            return Objective.read(self, items)
+        rows = {tuple(row.ids): row for item in items for row in self.rows(item)}
+        prompts = {ids[: row.learned[0]] for ids, row in rows.items()}
+        return sum(map(len, prompts)) + sum(len(ids) - row.learned[0] for ids, row in rows.items())
 
     def packed(self, rows: Sequence[Tokens]) -> Packed:
         """Rows as one sequence, or padded where the architecture takes none."""
