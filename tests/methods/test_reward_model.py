@@ -245,6 +245,7 @@ def test_pairs_of_one_prompt_have_no_interval() -> None:
     told = judged([pair("p", "a", "b"), pair("p", "b", "a")], Table(a=1.0, b=0.0))
     words = in_words({**told, "source": "a file"})
     assert "Accuracy 50.0 % (95 % interval over prompts 0.0 – 100.0)" in words
+    assert from_json(told["longer"]).value == 0.5, "equal lengths are one half, as equal rewards are"
     assert "Mean margin 0.000 (of one prompt, without an interval)" in words
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.preferring.bias import length_bias, mean_over, position_bias, share
+from workbench.preferring.card import summary
 from workbench.preferring.pairs import Pair
 from workbench.stats import wilson_interval
 from workbench.types import Interval, Message
@@ -72,3 +73,13 @@ def test_positions() -> None:
     assert found["mean_first"]["value"] == pytest.approx((0.75 + 0.3 + 0.55) / 3)
     assert position_bias([(0.5, 0.5)], ["a"])["flips"]["value"] == 0.0
     assert position_bias([], [])["first_preferred"] == position_bias([], [])["flips"]
+
+
+def test_no_share_of_no_pairs_is_told() -> None:
+    pairs = [pair("a", 3, 3), pair("b", 4, 4)]
+    told = {
+        "pairs": 2, "groups": 2, "counts": {}, "conflicting": 0, "margin": None, "length": length_bias(pairs),
+        "source": "file",
+    }  # fmt: skip
+    words = summary(told)
+    assert "All answers are as long as the other one of their pair." in words and "%" not in words

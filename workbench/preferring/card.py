@@ -47,11 +47,15 @@ def summary(told: Mapping[str, Any]) -> str:
         )
     chosen, rejected = length["chosen"], length["rejected"]
     differing = length["longer"] + length["shorter"]
+    longer = "All answers are as long as the other one of their pair."
+    if differing:
+        longer = (
+            f"The chosen answer is the longer one in {length['longer']} of {differing} pairs of different "
+            f"lengths: {_share(length['chosen_longer'])}; {length['equal']} are of equal length."
+        )
     lines.append(
         f"Length in characters, mean (median): chosen {chosen['mean']:.1f} ({chosen['median']:g}), rejected "
-        f"{rejected['mean']:.1f} ({rejected['median']:g}). The chosen answer is the longer one in "
-        f"{length['longer']} of {differing} pairs of different lengths: {_share(length['chosen_longer'])}; "
-        f"{length['equal']} are of equal length."
+        f"{rejected['mean']:.1f} ({rejected['median']:g}). {longer}"
     )
     if length["margin_correlation"]:
         found: Interval = from_json(length["margin_correlation"])

@@ -10,7 +10,7 @@ from typing import Any
 from workbench.decoding.best_of_n import Scorer, reward
 from workbench.errors import UserError
 from workbench.identity import from_json, to_json
-from workbench.preferring.bias import length_bias, mean_over, share
+from workbench.preferring.bias import mean_over, share
 from workbench.preferring.pairs import Pair
 from workbench.report import percent, span
 from workbench.stats import expected_calibration_error, reliability
@@ -44,8 +44,8 @@ def judged(pairs: Sequence[Pair], scorer: Scorer) -> dict[str, Any]:
         right: of each pair whether the verdict is right.
         groups: of each pair.
         ece, gap, bins: whether that probability can be believed; `gap` is its mean minus the accuracy.
-        longer: share of the pairs of different lengths whose chosen answer is the longer one: what length alone
-            would have right.
+        longer: share of pairs whose chosen answer is the longer one, equal lengths being one half: what length
+            alone would have right.
 
     Raises:
         UserError: no pair could be scored.
@@ -77,7 +77,7 @@ def judged(pairs: Sequence[Pair], scorer: Scorer) -> dict[str, Any]:
         "reward": {"lowest": min(values), "mean": sum(values) / len(values), "highest": max(values)},
         "ece": expected_calibration_error(bins),
         "gap": to_json(mean_over([c - h for c, h in zip(sure, hits, strict=True)], groups)),
-        "longer": length_bias(scored)["chosen_longer"],
+        "longer": to_json(share([_longer(p) for p in scored], groups)),
         "bins": [{**vars(b), "accuracy": to_json(b.accuracy)} for b in bins],
         "sure": sure,
         "right": right,
@@ -98,6 +98,11 @@ def in_words(told: Mapping[str, Any]) -> str:
         f"Calibration of σ(|margin|): mean minus accuracy {_mean(told['gap'], '+.3f')}, expected calibration "
         f"error {told['ece']:.3f}."
     )
+
+
+def _longer(pair: Pair) -> float:
+    gap = len(pair.chosen) - len(pair.rejected)
+    return 0.5 if gap == 0 else float(gap > 0)
 
 
 def _both(pair: Pair) -> tuple[str, str]:
