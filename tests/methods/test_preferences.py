@@ -195,3 +195,12 @@ def test_an_answer_ends_in_one_end_token(setup: Setup, tiny_model: Path) -> None
     for text in (pairs[0].chosen, pairs[0].rejected, f"{pairs[0].chosen}{tokenizer.eos_token}"):
         _, ids = Encoder(tokenizer).encode_completion(Request("", pairs[0].prompt), text)
         assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("source", "samples", "most"), [("constitution", None, 1), ("judge", 3, 3), ("verifier", 4, 4)]
+)
+def test_more_pairs_than_can_come_are_refused(source: Any, samples: Any, most: int) -> None:
+    Config(source, samples=samples, pairs_per_question=most)
+    with pytest.raises(UserError, match=f"pairs_per_question is {most + 1}"):
+        Config(source, samples=samples, pairs_per_question=most + 1)

@@ -75,7 +75,10 @@ class Config:
         if self.source in USUAL:
             least = {"verifier": 2, "judge": 2, "constitution": 1}[self.source]
             check_range("samples", self.n, least, 10**6)
-            check_range("pairs_per_question", self.per_question, 1, 10**6)
+            # An answer with its revision, two answers, or a right and a wrong one: no more can come.
+            most = {"constitution": self.n, "judge": self.n * (self.n - 1) // 2, "verifier": self.n**2 // 4}
+            if self.pairs_per_question is not None:
+                check_range("pairs_per_question", self.pairs_per_question, 1, most[self.source])
 
     @property
     def n(self) -> int:
