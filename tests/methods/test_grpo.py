@@ -1,6 +1,7 @@
 """GRPO: it starts as the base, goes on where it stopped, and learns from grades, drawn here or by a server."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import torch
 from engines.stub_server import Handler, StubServer
 from safetensors.torch import load_file
 
-from workbench.decodes import Greedy
+from workbench.adapters import load_weights
+from workbench.decodes import Greedy, Sampling
+from workbench.engines.encode import Encoder
 from workbench.errors import UserError
 from workbench.files import read_json
 from workbench.methods.grpo import Config, adapt
 from workbench.methods.lora import Config as LoraConfig
+from workbench.models import load_tokenizer
 from workbench.prompts import load_prompt
 from workbench.runs import Run
 from workbench.tasks.arithmetic import Config as ArithmeticConfig
@@ -22,6 +26,7 @@ from workbench.tasks.arithmetic import load
 from workbench.tasks.base import Grade, Task
 from workbench.training.config import Data, Training
 from workbench.training.grpo_curve import curve
+from workbench.training.grpo_samples import HfSampler, Question
 from workbench.types import Example, Model, System
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -125,10 +130,19 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_other_seeds_and_updates_draw_other_samples(tiny_model: Path, tmp_path: Path) -> None:
-    first = lines(tune(tiny_model, tmp_path / "a", config())[1])
-    other = lines(tune(tiny_model, tmp_path / "b", config({"training_seed": 1}))[1])
-    assert first[1]["entropy"] != other[1]["entropy"]
+def test_other_seeds_and_updates_draw_other_samples(tiny_model: Path) -> None:
+    def drawn(seed: int, step: int) -> list[list[int]]:
+        sampling = Sampling(temperature=1.0, max_tokens=6, seed=seed)
+        sampler = HfSampler(weights, encoder, model, sampling, 4, nullcontext())
+        [answers] = sampler.draw([question], step)
+        return [answer.tokens for answer in answers]
+
+    model = Model(str(tiny_model))
+    weights, encoder = load_weights(model, "float32", "cpu"), Encoder(load_tokenizer(model))
+    question = Question(TASK.practice[0], [1, 50, 51, 52])
+    assert drawn(0, 1) == drawn(0, 1)
+    assert drawn(0, 1) != drawn(0, 2)
+    assert drawn(0, 1) != drawn(1, 1)
 
 
 def test_the_reward_rises(tiny_model: Path, tmp_path: Path) -> None:
@@ -143,14 +157,15 @@ def test_the_reward_rises(tiny_model: Path, tmp_path: Path) -> None:
 def test_groups_without_a_difference_teach_nothing_and_stop_nothing(
     right: bool, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """All answers are cut off, which is 0 whatever the grader says; or all are graded alike."""
+    """Whole answers that are all graded alike, from a server, which can end them all."""
+    server = StubServer()
+    server.always = serves(server)
     task = replace(TASK, grade=lambda text, example: Grade(text, right))
-    _, run = tune(tiny_model, tmp_path, config({"steps": 2}, longest=2), task=task)
-    whole = right and any(line["completions/clipped_ratio"] < 1 for line in lines(run).values())
+    _, run = tune(tiny_model, tmp_path, config({"steps": 2}, server=server.url), task=task)
+    server.shutdown()
     for line in lines(run).values():
-        if not whole:
-            assert (line["reward"], line["frac_reward_zero_std"]) == (0, 1)
-            assert (line["loss"], line["grad_norm"], line["update_norm"]) == (0, 0, 0)
+        assert (line["reward"], line["frac_reward_zero_std"]) == (float(right), 1)
+        assert (line["loss"], line["grad_norm"], line["update_norm"]) == (0, 0, 0)
     assert not [line for line in run.metrics() if line.get("event")]
 
 
@@ -181,6 +196,7 @@ def test_long_questions_are_left_out(tiny_model: Path, tmp_path: Path) -> None:
         ({"temperature": 0}, "temperature"),
         ({"longest": 0}, "longest"),
         ({"lora": LoraConfig(training=Training(data=Data(data="rows.jsonl")))}, "GRPO asks the task's questions"),
+        ({"lora": LoraConfig(training=Training(steps=4, epochs=2))}, "epochs is 2, and steps, 4, is in its place"),
         ({"server": "http://127.0.0.1:1", "temperature": 0.7}, "with --server it must be 1"),
         ({"server": "http://127.0.0.1:1", "weights": "all"}, "goes with --weights lora"),
     ],
@@ -266,6 +282,38 @@ def test_what_a_server_refuses_is_said(tiny_model: Path, tmp_path: Path) -> None
     server.die()
     with pytest.raises(UserError, match="does not answer"):
         tune(tiny_model, tmp_path / "dead", config(server=server.url))
+
+
+def test_a_server_that_cannot_forget_costs_no_training(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = StubServer()
+    good = serves(server)
+
+    def handle(handler: Handler, body: dict[str, Any]) -> None:
+        if "unload" in handler.path:
+            handler.reply(500, b"stuck")
+        else:
+            good(handler, body)
+
+    server.always = handle
+    _, run = tune(tiny_model, tmp_path / "done", config({"steps": 1}, server=server.url))
+    assert (run.path / "adapter").is_dir()
+    assert "An adapter may be left on the server." in capsys.readouterr().err
+    assert not list((run.path / "served").iterdir())
+    with pytest.raises(UserError, match=r"refuses unload_lora_adapter \(HTTP 500"):
+        tune(tiny_model, tmp_path / "two", config({"steps": 2}, server=server.url))
+
+    def fail(handler: Handler, body: dict[str, Any]) -> None:
+        if handler.path == "/v1/completions":
+            handler.reply(400, b"no such thing")
+        else:
+            handle(handler, body)
+
+    server.always = fail
+    with pytest.raises(UserError, match="does not answer a question"):
+        tune(tiny_model, tmp_path / "failed", config({"steps": 1}, server=server.url))
+    server.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,15 @@ def test_which_losses_have_one_gradient_where_samples_are_the_models_own() -> No
     assert not torch.allclose(found["dapo"], found["grpo"], atol=1e-3)
 
 
+def test_with_a_divergence_luspo_has_a_gradient_of_its_own() -> None:
+    samples = [Sample([5], [1] * n, a, [-1.0] * n) for n, a in ((2, 1.5), (5, -0.5), (1, 0.25), (3, -1.25))]
+    found = {name: gradient(name, samples, [], beta=0.5)[1] for name in LOSSES}
+    for other in ("bnpo", "cispo", "vespo"):
+        assert torch.allclose(found["dapo"], found[other], atol=1e-6), other
+    assert torch.allclose(found["grpo"], found["sapo"], atol=1e-6)
+    assert not torch.allclose(found["luspo"], 10 * found["dr_grpo"], atol=1e-3)
+
+
 # --- packed and padded ------------------------------------------------------------------------------
 
 PROMPTS = ([1, 50, 51, 52], [1, 50, 61])

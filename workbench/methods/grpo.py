@@ -47,7 +47,8 @@ class Config:
             tokens' sums; dr_grpo that of luspo over the longest answer's length.
         scale_rewards: a reward's distance from its group's mean is divided by the standard deviation of the group
             or of the batch, or not at all.
-        beta: weight of the KL divergence to the base in the loss.
+        beta: weight of the KL divergence to the base in the loss. What `loss` says of luspo holds without it: the
+            divergence's tokens are weighted there by the ratio of their whole answer.
         temperature: at which answers are drawn.
         longest: tokens of an answer; by default the decode's or the task's own limit.
         server: address of a vLLM server of the same model that draws the answers, as http://127.0.0.1:8000; by
@@ -55,7 +56,7 @@ class Config:
             Its samples are weighted by importance ratios, and are not the same ones when a training goes on.
         weights: what learns: a LoRA adapter, or all weights.
         lora: the adapter, where one learns, and the training: its batch_size and examples count questions, its
-            micro_batch answers.
+            micro_batch answers. Its length is that of `steps`, not of `epochs`.
 
     Raises:
         UserError: a value is out of range, or goes with what was not asked for.
@@ -83,6 +84,12 @@ class Config:
         check_range("temperature", self.temperature, 0, 100, open_low=True)
         if self.longest is not None:
             check_range("longest", self.longest, 1, 10**6)
+        training = self.lora.training
+        if training.steps is not None and training.epochs != type(training).epochs:
+            raise UserError(
+                f"epochs is {training.epochs}, and steps, {training.steps}, is in its place: GRPO counts updates. "
+                "Set --steps alone."
+            )
         check_weights(self.weights, self.lora)
         if self.lora.training.data != Data():
             raise UserError("--data and what goes with it are of fine-tuning; GRPO asks the task's questions.")

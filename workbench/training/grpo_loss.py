@@ -3,7 +3,8 @@
 An update takes its samples from the model as it is, once: the probability ratio of every token is 1 and nothing is
 clipped, so there is no ε to choose. Then dapo, bnpo, cispo and vespo have one gradient (a mean over all tokens),
 grpo and sapo another (a mean over samples of their tokens' means), luspo a third (a mean over samples of their
-tokens' sums), and dr_grpo that of luspo over the longest answer's length.
+tokens' sums), and dr_grpo that of luspo over the longest answer's length. With a KL divergence in the loss luspo's
+is one of its own, because its tokens' divergences are weighted by the ratio of the whole answer.
 """
 
 import os
@@ -70,7 +71,8 @@ class GroupLoss:
         scale_rewards: what a reward's distance from its group's mean is divided by: the standard deviation of the
             group or of the batch, or nothing.
         beta: the weight of the KL divergence to the reference; TRL multiplies its tokens by the probability ratio,
-            whose gradient makes it the unbiased one (`use_bias_correction_kl`).
+            whose gradient makes it the unbiased one (`use_bias_correction_kl`); for luspo by the ratio of the
+            whole answer, whose gradient does not.
         max_tokens: the longest answer, by which dr_grpo divides.
         corrected: another engine draws the samples: losses are weighted by importance ratios.
     """

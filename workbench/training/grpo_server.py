@@ -6,6 +6,7 @@ name that it knows, vLLM may answer from blocks that the adapter before has fill
 
 import secrets
 import shutil
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -79,14 +80,20 @@ class ServerSampler:
         return [found[place] for place in range(len(questions))]
 
     def close(self) -> None:
-        """Have the server forget the adapter."""
-        if self._name is not None:
-            self._tell("unload_lora_adapter", {"lora_name": self._name})
-            shutil.rmtree(self._folder / self._name, ignore_errors=True)
-            self._name = None
+        """Have the server forget the adapter, if it can: if not, what was trained, or why not, is not lost."""
+        try:
+            self._forget()
+        except UserError as error:
+            print(f"An adapter may be left on the server. {error}", file=sys.stderr)
+
+    def _forget(self) -> None:
+        name, self._name = self._name, None
+        if name is not None:
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+            self._tell("unload_lora_adapter", {"lora_name": name})
 
     def _renew(self) -> None:
-        self.close()  # first: a server has few places for adapters
+        self._forget()  # first: a server has few places for adapters
         name = f"grpo-{secrets.token_hex(8)}"
         save_adapter(self._weights, self._model, self._folder / name)
         self._tell("load_lora_adapter", {"lora_name": name, "lora_path": str((self._folder / name).resolve())})
