@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 import workbench.session
-from workbench.decodes import Greedy, LabelLikelihood, Majority, Sample
+from workbench.decodes import BestOfN, Greedy, LabelLikelihood, Majority, Sample
 from workbench.engines import EngineConfig
 from workbench.errors import UserError
+from workbench.methods.grpo import Config as GrpoConfig
 from workbench.methods.lora import Config as LoraConfig
 from workbench.runs import RunFolder, list_runs
 from workbench.session import Session, Setup, content_of, one_sample
@@ -149,6 +150,22 @@ def test_a_config_as_content() -> None:
     content = content_of(LoraConfig(training=Training(epochs=2)))
     assert content["training"]["epochs"] == 2 and content["alpha"] is None
     assert "type" not in content
+
+
+def test_of_a_server_that_draws_only_counts_that_there_is_one() -> None:
+    one, other, none = (content_of(GrpoConfig(server=url)) for url in ("http://a:1", "http://a:2", None))
+    assert one == other != none
+
+
+def test_a_scorer_counts_by_its_content(tmp_path: Path) -> None:
+    folders = [tmp_path / "here", tmp_path / "there"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"1")
+    one, other = (content_of(BestOfN(scorer=str(folder))) for folder in folders)
+    assert one == other
+    (folders[1] / "model.safetensors").write_bytes(b"22")
+    assert content_of(BestOfN(scorer=str(folders[1]))) != one
 
 
 def test_one_sample_of_a_vote(setup: Setup) -> None:

@@ -18,7 +18,7 @@ from workbench.drawing import Drawer
 from workbench.engines import EngineConfig
 from workbench.engines.base import Engine
 from workbench.errors import UserError
-from workbench.identity import file_hash, model_identity, short_hash, system_hash, to_json
+from workbench.identity import file_hash, folder_hash, model_identity, short_hash, system_hash, to_json
 from workbench.models import EMBEDDED
 from workbench.preferring.given import Pairs
 from workbench.progress import Bar
@@ -77,6 +77,7 @@ _NOT_CONTENT = {
     "runs", "name", "overwrite", "quiet", "endpoint", "scorer_endpoint", "estimate_only", "forgetting",
     "tensorboard", "micro_batch", "save_every",
 }  # fmt: skip
+_ONLY_WHETHER = {"server"}  # whoever draws changes the result, where it listens does not
 
 
 class Session:
@@ -219,19 +220,22 @@ def one_sample(result: Result) -> Interval | None:
 
 
 def content_of(config: Any) -> dict[str, Any]:
-    """A recipe's Config as JSON data, without what does not change the result, and with its data file's hash.
+    """A recipe's Config as JSON data, without what does not change the result; files and folders by their content.
 
     Raises:
-        UserError: there is no such data file.
+        UserError: there is no such data file, or no weights in a scorer's folder.
     """
 
     def plain(value: Any) -> Any:
         if is_dataclass(value) and not isinstance(value, type):
             content = {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name not in _NOT_CONTENT}
+            content |= {name: content[name] is not None for name in _ONLY_WHETHER & content.keys()}
             if isinstance(value, Data) and value.file:  # the same path with new rows is another data set
                 content["data_hash"] = file_hash(value.file)
             if isinstance(value, Pairs) and value.pairs:
                 content["pairs_hash"] = file_hash(value.pairs)
+            if isinstance(value, BestOfN) and value.scorer and Path(value.scorer).is_dir():
+                content["scorer"] = folder_hash(value.scorer)
             return content
         if isinstance(value, Path):
             return str(value)
