@@ -17,6 +17,7 @@ from workbench.engines.scorer import RewardModel
 from workbench.errors import UserError
 from workbench.files import read_json
 from workbench.identity import from_json
+from workbench.instructing.reliability import Reading, diagram
 from workbench.methods.lora import Config as LoraConfig
 from workbench.methods.reward_model import Config, adapt
 from workbench.preferring.given import Pairs
@@ -186,6 +187,9 @@ def test_pairs_that_are_made_are_held_out_from_dev(
     assert {p.group for p in dev} <= {e.id for e in TASK.dev}
     told = read_json(run.path / "held_out.json")
     assert (told["pairs"], told["source"]) == (len(dev), "arithmetic, dev split: verifier pairs")
+    card = (run.path / "README.md").read_text()
+    assert "through the model's chat template. Its pairs are answers to it.\n" in card
+    assert "BestOfN" not in card
     best = system.decode
     assert isinstance(best, BestOfN)
     assert (best.n, best.temperature, best.max_tokens) == (4, 0.5, 8), "samples are drawn as the System draws them"
@@ -231,14 +235,28 @@ def test_accuracy_margin_and_calibration_by_hand() -> None:
     assert from_json(told["accuracy"]).value == pytest.approx((1 + 0 + 1 + 0.5) / 4)
     assert from_json(told["margin"]).value == pytest.approx((1 - 1 + 1 + 0) / 4)
     sure = 1 / (1 + 2.718281828**-1)
-    assert told["sure"] == pytest.approx([sure, sure, sure, 0.5])
-    assert told["right"] == [True, False, True, False]
-    assert from_json(told["gap"]).value == pytest.approx((3 * sure + 0.5) / 4 - 2.5 / 4)
+    assert told["ties"] == 1, "it has no verdict: neither right nor wrong"
+    assert told["sure"] == pytest.approx([sure] * 3)
+    assert told["right"] == [True, False, True]
+    assert told["groups"] == ["p", "p", "q"]
+    assert from_json(told["gap"]).value == pytest.approx(sure - 2 / 3)
+    assert told["ece"] == pytest.approx(abs(sure - 2 / 3))
+    assert sum(b["total"] for b in told["bins"]) == 3
+    assert "without 1 of equal rewards" in in_words({**told, "source": "a file"})
     assert told["reward"] == {"lowest": 0, "mean": pytest.approx((1 + 0 + 2 + 1 + 0 + 2 + 2) / 7), "highest": 2}
     assert "Accuracy 62.5 %" in in_words({**told, "source": "a file"})
     assert "1 left out as too long" in in_words({**told, "source": "a file"})
     with pytest.raises(UserError, match="No held-out pair could be scored: too long"):
         judged(pairs[4:], scorer)
+
+
+def test_where_all_rewards_are_equal_there_is_no_calibration() -> None:
+    told = judged([pair("p", "a", "b"), pair("q", "b", "a")], Table(a=1.0, b=1.0))
+    assert (told["ties"], told["ece"], told["gap"]) == (2, None, None)
+    words = in_words({**told, "source": "a file"})
+    assert "Accuracy 50.0 %" in words
+    assert "one half each in the accuracy: no pair has a verdict." in words
+    assert diagram([Reading("none", (), (), (), ())]).startswith("<svg")
 
 
 def test_pairs_of_one_prompt_have_no_interval() -> None:

@@ -179,7 +179,7 @@ def _card(best: System, task: Task, config: Config, run: Run, folder: Path) -> s
     matter, text = split_card(with_load_section(card, _LOADING))
     own = "Its pairs are answers to it." if config.pairs.pairs is None else "Its pairs bring prompts of their own."
     text = text.replace("Tuned by reward model with", "A reward model made with", 1)
-    text = re.sub(r"It (learned the|did not learn)[^\n]* The answer is found by BestOfN\.", own, text, count=1)
+    text = re.sub(r"It (learned|did not learn)[^\n]* The answer is found by BestOfN[^\n]*", own, text, count=1)
     figures = "\n".join(f"- {line}" for line in in_words(read_json(run.path / "held_out.json")).splitlines())
     text += f"""
 ## Held-out pairs

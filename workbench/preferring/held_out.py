@@ -40,10 +40,12 @@ def judged(pairs: Sequence[Pair], scorer: Scorer) -> dict[str, Any]:
         accuracy: share of pairs whose chosen answer has the higher reward; equal rewards are one half.
         margin: mean of the chosen answer's reward minus the rejected one's.
         reward: the lowest, the mean and the highest.
-        sure: σ(|margin|) of each pair, the probability that the model gives its own verdict.
-        right: of each pair whether the verdict is right.
-        groups: of each pair.
-        ece, gap, bins: whether that probability can be believed; `gap` is its mean minus the accuracy.
+        ties: pairs with equal rewards, on which there is no verdict; the figures below leave them out.
+        sure: σ(|margin|) of each other pair, the probability that the model gives its own verdict.
+        right: of each of them whether the verdict is right.
+        groups: of each of them.
+        ece, gap, bins: whether that probability can be believed; `gap` is its mean minus their accuracy. None for
+            ece and gap where all are ties.
         longer: share of pairs whose chosen answer is the longer one, equal lengths being one half: what length
             alone would have right.
 
@@ -64,8 +66,10 @@ def judged(pairs: Sequence[Pair], scorer: Scorer) -> dict[str, Any]:
     margins = [rewards[p.group, p.chosen] - rewards[p.group, p.rejected] for p in scored]
     groups = [p.group for p in scored]
     hits = [0.5 if m == 0 else float(m > 0) for m in margins]
-    sure = [1 / (1 + math.exp(-abs(m))) for m in margins]
-    right = [m > 0 for m in margins]
+    decided = [(group, m) for group, m in zip(groups, margins, strict=True) if m != 0]
+    of = [group for group, _ in decided]
+    sure = [1 / (1 + math.exp(-abs(m))) for _, m in decided]
+    right = [m > 0 for _, m in decided]
     bins = reliability(sure, right)
     values = [r for r in rewards.values() if math.isfinite(r)]
     return {
@@ -75,13 +79,14 @@ def judged(pairs: Sequence[Pair], scorer: Scorer) -> dict[str, Any]:
         "accuracy": to_json(share(hits, groups)),
         "margin": to_json(mean_over(margins, groups)),
         "reward": {"lowest": min(values), "mean": sum(values) / len(values), "highest": max(values)},
-        "ece": expected_calibration_error(bins),
-        "gap": to_json(mean_over([c - h for c, h in zip(sure, hits, strict=True)], groups)),
+        "ties": len(scored) - len(decided),
+        "ece": expected_calibration_error(bins) if decided else None,
+        "gap": to_json(mean_over([c - r for c, r in zip(sure, right, strict=True)], of)) if decided else None,
         "longer": to_json(share([_longer(p) for p in scored], groups)),
         "bins": [{**vars(b), "accuracy": to_json(b.accuracy)} for b in bins],
         "sure": sure,
         "right": right,
-        "groups": groups,
+        "groups": of,
     }
 
 
@@ -89,14 +94,20 @@ def in_words(told: Mapping[str, Any]) -> str:
     """A few lines for the terminal and the card."""
     accuracy, longer, ranges = _interval(told["accuracy"]), _interval(told["longer"]), told["reward"]
     left = f", {told['left_out']} left out as too long" if told["left_out"] else ""
+    ties, calibration = "", "no pair has a verdict"
+    if told["ties"]:
+        ties = f" without {told['ties']} of equal rewards, one half each in the accuracy"
+    if told["ece"] is not None:
+        calibration = (
+            f"mean minus accuracy {_mean(told['gap'], '+.3f')}, expected calibration error {told['ece']:.3f}"
+        )
     return (
         f"Held-out pairs: {told['pairs']} of {told['prompts']} prompts ({told['source']}){left}.\n"
         f"Accuracy {percent(accuracy.value)} (95 % interval over prompts {span(accuracy)}); taking the longer "
         f"answer would have {percent(longer.value)} ({span(longer)}).\n"
         f"Mean margin {_mean(told['margin'], '.3f')}; rewards {ranges['lowest']:.2f} "
         f"to {ranges['highest']:.2f}, mean {ranges['mean']:.2f}.\n"
-        f"Calibration of σ(|margin|): mean minus accuracy {_mean(told['gap'], '+.3f')}, expected calibration "
-        f"error {told['ece']:.3f}."
+        f"Calibration of σ(|margin|){ties}: {calibration}."
     )
 
 
