@@ -268,18 +268,9 @@ def test_two_processes_train_as_one(recipe: str, tiny_model: Path, tmp_path: Pat
     flags += ["--variant", "warm", "--head-rate", "1"] if recipe == "head" else []
     flags += ["--learning-rate", "1e-2", "--batch-size", "5", "--micro-batch", "2", "--precision", "float32"]
     flags += ["--dtype", "float32", "--name", "tuned", "--quiet"]
-    launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
-    launch += [
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-    ]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    # `accelerate launch --cpu` starts one process, whatever --num_processes says, where there is no MPI.
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     lines = []
     for words in ([], launch):
         runs = tmp_path / ("two" if words else "one")
