@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from workbench.launch import meet
 from workbench.models import quiet_transformers
 
 
@@ -55,6 +56,8 @@ def trl_trainer(
         more: further arguments of the trainer, as `ref_model`.
     """
     from datasets import Dataset
+
+    meet()  # before the trainer's own settings would decide how processes meet
 
     class Holder(kind):  # type: ignore[misc]
         """The trainer without its data preparation."""
