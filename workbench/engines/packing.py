@@ -152,6 +152,11 @@ def questions_that_fit(questions: Sequence[Sequence[Branch]], limit: int = 1024,
     return len(questions)
 
 
+def sequence_on(device: torch.device | str) -> int:
+    """Tokens of one sequence: attention is quadratic in it, and a GPU wants more work at once than a CPU."""
+    return 1024 if torch.device(device).type == "cpu" else 8192
+
+
 def rows_that_fit(items: Sequence[Sequence[Tokens]], limit: int) -> int:
     """How many of the first items, each some rows, go into one sequence of `limit` tokens; one always goes."""
     tree = _Tree()

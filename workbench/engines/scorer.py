@@ -19,7 +19,7 @@ from workbench.cost import ModelShape
 from workbench.engines import EngineConfig
 from workbench.engines.client import ServerError, Servers
 from workbench.engines.encode import Encoder
-from workbench.engines.packing import Tokens, pack_examples, rows_that_fit
+from workbench.engines.packing import Tokens, pack_examples, rows_that_fit, sequence_on
 from workbench.engines.reward_head import read_at_end, rewards_of, use_packed
 from workbench.engines.served import cards_of, read_cards
 from workbench.errors import UserError
@@ -34,7 +34,6 @@ from workbench.models import (
 )
 from workbench.types import Completion, Finish, Model, Request
 
-_SEQUENCE = {"cpu": 1024, "cuda": 8192}  # tokens of one packed sequence, as in training
 _CONCURRENCY = 32  # HTTP requests in flight at once
 
 Batch = list[tuple[int, Completion]]
@@ -136,7 +135,7 @@ class RewardModel:
             else:
                 rows.append((place, len(prompt), read_at_end([*prompt, *said])))
         rows.sort(key=lambda row: row[2].ids)
-        limit = _SEQUENCE["cpu" if self.device == "cpu" else "cuda"]
+        limit = sequence_on(self.device)
         while rows:
             started = time.perf_counter()
             count = rows_that_fit([[row] for _, _, row in rows[:limit]], limit)

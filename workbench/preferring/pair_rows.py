@@ -11,7 +11,7 @@ import torch
 
 from workbench.cost import EnergyMeter
 from workbench.engines.encode import Encoder
-from workbench.engines.packing import Tokens, rows_that_fit
+from workbench.engines.packing import Tokens, rows_that_fit, sequence_on
 from workbench.errors import UserError
 from workbench.files import read_json, write_json
 from workbench.identity import short_hash
@@ -23,8 +23,6 @@ from workbench.training.config import Training
 from workbench.training.objective import FORWARD_TOKENS, Objective
 from workbench.training.trainer import is_out_of_memory, out_of_memory
 from workbench.types import Request
-
-_SEQUENCE = 1024  # tokens of one packed sequence of the reference's passes
 
 
 @dataclass(frozen=True)
@@ -135,11 +133,12 @@ def _compute(
 ) -> None:
     started, found, rest, most = time.perf_counter(), [], list(groups), len(groups)
     training, device = objective.training, objective.weights.device
+    limit = sequence_on(device)
     half = precision == "bfloat16" and objective.weights.dtype == torch.float32
     objective.eval()
     with EnergyMeter() as meter, Bar("reference", quiet=quiet) as bar:
         while rest:
-            part = rest[: min(most, rows_that_fit([group.rows for group in rest], _SEQUENCE))]
+            part = rest[: min(most, rows_that_fit([group.rows for group in rest], limit))]
             try:
                 with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
                     batch = objective.packed([row for group in part for row in group.rows])

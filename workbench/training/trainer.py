@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
-from workbench.engines.packing import rows_that_fit
+from workbench.engines.packing import rows_that_fit, sequence_on
 from workbench.errors import UserError
 from workbench.files import read_json, write_json
 from workbench.training.batches import Source
@@ -27,9 +27,6 @@ from workbench.training.objective import FORWARD_TOKENS, Item, Objective
 _LEARNED = "learned.safetensors"  # in a checkpoint: what is trained, and nothing else
 _POSITION = "position.json"  # and where in the data it stands
 _JUDGED = 5  # updates whose mean loss is held against the band: a single hard example is no divergence
-
-# Tokens of one packed sequence: attention is quadratic in it, and a GPU wants more work at once than a CPU.
-_SEQUENCE = {"cpu": 1024, "cuda": 8192}
 
 
 class Diverged(Exception):
@@ -75,7 +72,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         self.first_loss = first_loss
         self._recent: deque[float] = deque(maxlen=_JUDGED)
         self.rate_factor = rate_factor
-        self._sequence = _SEQUENCE["cpu" if args.device.type == "cpu" else "cuda"]
+        self._sequence = sequence_on(args.device)
 
     # --- the data, and where in it a checkpoint stands ---
 
