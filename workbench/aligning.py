@@ -13,6 +13,7 @@ from workbench.preferring.divergence import Divergence, divergence
 from workbench.runs import RunFolder
 from workbench.session import Session
 from workbench.training.card import cost_of, result_section
+from workbench.training.grpo_curve import curve
 from workbench.tuning import check_engine
 from workbench.types import Result, System
 
@@ -60,11 +61,9 @@ def align(session: Session, adapt: Callable[[], System], paths: Sample, told: Se
 
 def course(run: RunFolder, told: Sequence[str]) -> list[str]:
     """A line a metric: its mean over the first and over the last ten updates that have it."""
-    updates = {line["step"]: line for line in run.metrics() if "loss" in line}
     lines = []
     for name in told:
-        values = [line[name] for _, line in sorted(updates.items()) if name in line]
-        if values:
+        if values := curve(run, name):
             few = max(1, min(_SMOOTHED, len(values) // 2))
             first, last = (sum(part) / len(part) for part in (values[:few], values[-few:]))
             of = f"the first and last {few} of {len(values)} updates" if few > 1 else f"{len(values)} updates"

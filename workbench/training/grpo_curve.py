@@ -6,7 +6,7 @@ from pathlib import Path
 from workbench.runs import RunFolder
 
 WINDOW = 10
-"""Updates of the moving mean, and of the first and last ones that the words compare."""
+"""Updates of the moving mean."""
 
 PICTURE = "reward.png"
 
@@ -27,16 +27,9 @@ def write_curve(run: RunFolder, beta: float) -> str:
     """
     series = {name: curve(run, name) for name in _SHOWN}
     _draw(series, run.path / PICTURE)
-    count = len(series["reward"])
-    window = min(WINDOW, count)
     flat = curve(run, "frac_reward_zero_std")
-    lines = [
-        f"| {label} | {_mean(series[name][:window]):.4g} | {_mean(series[name][-window:]):.4g} |"
-        for name, label in _SHOWN.items()
-    ]
-    rows = "\n".join([f"| over {count} updates | first {window} | last {window} |", "| --- | --- | --- |", *lines])
     return (
-        f"\n## Reward\n\n![Reward by update]({PICTURE})\n\n{rows}\n\nThe reward is the share of right answers "
+        f"\n## Reward\n\n![Reward by update]({PICTURE})\n\nThe reward is the share of right answers "
         "among the samples of an update's practice questions, at the training's temperature. In "
         f"{100 * _mean(flat):.0f} % of the groups all samples had the same reward, from which "
         f"{'only the KL divergence teaches' if beta else 'nothing is learned'}.\n"
