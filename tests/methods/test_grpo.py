@@ -27,6 +27,7 @@ from workbench.tasks.base import Grade, Task
 from workbench.training.config import Data, Training
 from workbench.training.grpo_curve import curve
 from workbench.training.grpo_samples import HfSampler, Question
+from workbench.training.objective import Objective
 from workbench.types import Example, Model, System
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -186,6 +187,36 @@ def test_a_cut_off_answer_is_worth_nothing(tiny_model: Path, tmp_path: Path) -> 
 def test_long_questions_are_left_out(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No question of 8 leaves room for an answer"):
         tune(tiny_model, tmp_path, config({"max_length": 20}))
+    with pytest.raises(UserError, match="longest is 6, and a question and its answer may have 7 tokens together"):
+        tune(tiny_model, tmp_path / "answer", config({"max_length": 7}))
+
+
+def test_what_memory_does_not_hold_is_drawn_and_read_in_fewer_rows_or_said(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits, most = Objective.logits, 3
+
+    def small(self: Objective, batch: Any) -> torch.Tensor:
+        if batch.count > most and not torch.is_grad_enabled():
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried …")
+        return logits(self, batch)
+
+    whole = lines(tune(tiny_model, tmp_path / "whole", config({"steps": 1}))[1])
+    monkeypatch.setattr(Objective, "logits", small)
+    parts = lines(tune(tiny_model, tmp_path / "parts", config({"steps": 1}))[1])
+    assert parts[1]["kl"] == pytest.approx(whole[1]["kl"], abs=1e-5)
+    most = 0
+    with pytest.raises(UserError, match=r"Out of memory in a pass over one sample .*Lower --longest"):
+        tune(tiny_model, tmp_path / "none", config({"steps": 1}))
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate …")
+
+    monkeypatch.setattr(HfSampler, "draw", full)
+    with pytest.raises(
+        UserError, match=r"while 2 questions were answered .*Lower --num-generations, --batch-size"
+    ):
+        tune(tiny_model, tmp_path / "drawing", config({"steps": 1}))
 
 
 @pytest.mark.parametrize(
@@ -282,6 +313,27 @@ def test_what_a_server_refuses_is_said(tiny_model: Path, tmp_path: Path) -> None
     server.die()
     with pytest.raises(UserError, match="does not answer"):
         tune(tiny_model, tmp_path / "dead", config(server=server.url))
+
+
+def test_what_a_killed_training_left_on_a_server_goes(tiny_model: Path, tmp_path: Path) -> None:
+    server = StubServer()
+    good = serves(server)
+
+    def handle(handler: Handler, body: dict[str, Any]) -> None:
+        if body.get("lora_name") == "grpo-long-gone":
+            handler.reply(404, {"error": "cannot be found"})
+        else:
+            good(handler, body)
+
+    server.always, server.adapters = handle, ("grpo-left",)
+    served = tmp_path / "tuned" / "served"
+    with Run.open(tmp_path, "grpo", {"config": config({"steps": 1}, server=server.url)}, name="tuned"):
+        for name in ("grpo-left", "grpo-long-gone"):
+            (served / name).mkdir(parents=True)
+    tune(tiny_model, tmp_path, config({"steps": 1}, server=server.url))
+    server.shutdown()
+    assert server.adapters == ()
+    assert not list(served.iterdir())
 
 
 def test_a_server_that_cannot_forget_costs_no_training(

@@ -15,7 +15,8 @@ from tiny import tiny_tokenizer
 from workbench.adapters import load_weights
 from workbench.engines.forward import use_grouped_attention
 from workbench.training.grpo_curve import moving_mean
-from workbench.training.grpo_loss import Group, GroupLoss, Loss, Sample
+from workbench.training.grpo_loss import Group, GroupLoss, Sample
+from workbench.training.grpo_losses import Loss
 from workbench.training.grpo_objective import GroupObjective
 from workbench.training.grpo_samples import Question, spare
 from workbench.types import Example, Model

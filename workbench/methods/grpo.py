@@ -29,6 +29,7 @@ from workbench.runs import Run
 from workbench.tasks.base import Task
 from workbench.training.card import finish
 from workbench.training.config import Data, Training
+from workbench.training.grpo_losses import Loss, Scale
 from workbench.types import Example, Model, System
 
 # A policy gradient's loss says nothing of how good the model is, so no band is kept by default; a loss or a
@@ -63,8 +64,8 @@ class Config:
     """
 
     num_generations: int = 8
-    loss: Literal["dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = "dapo"
-    scale_rewards: Literal["group", "batch", "none"] = "group"
+    loss: Loss = "dapo"
+    scale_rewards: Scale = "group"
     beta: float = 0.0
     temperature: float = 1.0
     longest: int | None = None
@@ -152,7 +153,13 @@ def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) ->
         stop=system.prompt.stop,
         seed=training.training_seed,
     )
-    room = within_context(base, training).max_length - sampling.max_tokens
+    both = within_context(base, training).max_length
+    room = both - sampling.max_tokens
+    if room < 2:
+        raise UserError(
+            f"longest is {sampling.max_tokens}, and a question and its answer may have {both} tokens together "
+            "(max_length, or the model's context). Lower --longest or raise --max-length."
+        )
     questions, too_long = questions_of(task.practice[: training.examples], system.prompt, encoder, room)
     about = {"source": f"{task.name}, practice split", "hash": task.hash, "format": "graded"}
     counts = {"learned": len(questions), "too_long": too_long}

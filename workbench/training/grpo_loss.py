@@ -11,14 +11,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
+from workbench.training.grpo_losses import Loss, Scale
 from workbench.training.trl_trainers import taken, trl_trainer
-
-Loss = Literal["dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
-Scale = Literal["group", "batch", "none"]
 
 _BY_TOKEN = ("dapo", "bnpo", "cispo", "vespo")  # a mean over all tokens of an update; the others over its samples
 

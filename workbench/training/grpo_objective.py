@@ -14,13 +14,13 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from workbench.engines.packing import Packed, Tokens, rows_that_fit
+from workbench.engines.packing import Packed, Tokens, rows_that_fit, sequence_on
+from workbench.errors import UserError
 from workbench.training.grpo_loss import Group, GroupLoss, Sample
 from workbench.training.grpo_samples import Question, Sampler, row_of, spare
 from workbench.training.objective import FORWARD_TOKENS, Objective
+from workbench.training.trainer import is_out_of_memory
 from workbench.types import Example
-
-_SEQUENCE = {"cpu": 1024, "cuda": 8192}  # tokens of one pass without gradients, as in `trainer.py`
 
 # What the metrics have of TRL's notes; ratios are those of samples that a server drew.
 _NOTED = (
@@ -86,7 +86,16 @@ class GroupObjective(Objective):
         ]
 
     def _groups(self, questions: list[Question], step: int) -> list[Group]:
-        drawn = self._sampler.draw(questions, step)
+        problem = ""
+        try:
+            drawn = self._sampler.draw(questions, step)
+        except (RuntimeError, MemoryError) as error:
+            problem = _memory_problem(error)
+        if problem:
+            raise UserError(
+                f"Out of memory while {len(questions)} questions were answered ({problem}). Lower "
+                "--num-generations, --batch-size or --longest."
+            )
         groups = [
             Group(
                 question.prompt,
@@ -118,15 +127,24 @@ class GroupObjective(Objective):
     @torch.no_grad()
     def _logps(self, model: Objective, rows: list[Tokens]) -> list[list[float]]:
         """Of each row the log-probabilities of what is read of it."""
-        limit = _SEQUENCE["cpu" if self.weights.device.type == "cpu" else "cuda"]
+        limit, most = sequence_on(self.weights.device), len(rows)
         found: list[list[float]] = []
         while rows:
-            count = rows_that_fit([[row] for row in rows], limit)
-            part, rows = rows[:count], rows[count:]
-            packed = model.packed(part)
-            with self._autocast:
-                logits_MV = model.logits(packed) / self._temperature
-            flat = iter(self._chosen(logits_MV, packed).tolist())
+            part = rows[: min(most, rows_that_fit([[row] for row in rows], limit))]
+            problem = ""
+            try:
+                packed = model.packed(part)
+                with self._autocast:
+                    logits_MV = model.logits(packed) / self._temperature
+                flat = iter(self._chosen(logits_MV, packed).tolist())
+            except (RuntimeError, MemoryError) as error:
+                problem = _memory_problem(error)
+            if problem:  # outside the block above, whose error holds on to the tensors
+                if len(part) == 1:
+                    raise UserError(f"Out of memory in a pass over one sample ({problem}). Lower --longest.")
+                most = len(part) // 2
+                continue
+            rows = rows[len(part) :]
             found += [[next(flat) for _ in row.learned] for row in part]
             self._count(packed.ids.numel())
         return found
@@ -172,3 +190,14 @@ class GroupObjective(Objective):
         """Log-probabilities [M] of the tokens that are there."""
         picked = logits_MV.gather(-1, packed.targets[:, None])[:, 0]
         return picked - logits_MV.logsumexp(-1)
+
+
+def _memory_problem(error: BaseException) -> str:
+    """What an error says that tells of memory.
+
+    Raises:
+        the error itself, where it tells of something else.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    return str(error).strip().partition("\n")[0] or "no more is said"

@@ -112,7 +112,7 @@ def questions_of(
     if not kept:
         raise UserError(
             f"No question of {len(questions)} leaves room for an answer: prompts may have {longest} tokens. Raise "
-            "--max-length, or lower --max-tokens."
+            "--max-length, or lower --longest."
         )
     return kept, len(questions) - len(kept)
 

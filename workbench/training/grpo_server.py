@@ -64,6 +64,9 @@ class ServerSampler:
             self._servers.get(f"{self._url}/v1/models")
         except ServerError as error:
             raise UserError(f"The server at {self._url} does not answer: {error}.") from None
+        for left in sorted(folder.iterdir()) if folder.is_dir() else ():  # by a process that was killed
+            self._tell("unload_lora_adapter", {"lora_name": left.name}, or_unknown=True)
+            shutil.rmtree(left)
 
     def draw(self, questions: Sequence[Question], step: int) -> list[list[Answer]]:
         """The samples of each question; the server's adapter is the one before.
@@ -99,13 +102,13 @@ class ServerSampler:
         self._tell("load_lora_adapter", {"lora_name": name, "lora_path": str((self._folder / name).resolve())})
         self._name = name
 
-    def _tell(self, what: str, body: dict[str, str]) -> None:
+    def _tell(self, what: str, body: dict[str, str], or_unknown: bool = False) -> None:
         try:
             response = self._client.post(f"/v1/{what}", json=body)
         except httpx.RequestError as error:
             problem = self._servers.words(error)
         else:
-            if response.is_success:
+            if response.is_success or (or_unknown and response.status_code == httpx.codes.NOT_FOUND):
                 return
             problem = f"HTTP {response.status_code}: {self._servers.scrub(response.text)[:300]}"
         raise UserError(
