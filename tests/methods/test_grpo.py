@@ -1,6 +1,9 @@
 """GRPO: it starts as the base, goes on where it stopped, and learns from grades, drawn here or by a server."""
 
 import json
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +23,13 @@ from workbench.methods.grpo import Config, adapt
 from workbench.methods.lora import Config as LoraConfig
 from workbench.models import load_tokenizer
 from workbench.prompts import load_prompt
-from workbench.runs import Run
+from workbench.runs import Run, RunFolder
 from workbench.tasks.arithmetic import Config as ArithmeticConfig
 from workbench.tasks.arithmetic import load
 from workbench.tasks.base import Grade, Task
 from workbench.training.config import Data, Training
 from workbench.training.grpo_curve import curve
+from workbench.training.grpo_loss import GroupLoss
 from workbench.training.grpo_samples import HfSampler, Question
 from workbench.training.objective import Objective
 from workbench.types import Example, Model, System
@@ -78,7 +82,7 @@ def tune(
         return adapt(system, task, settings, run, quiet=True), run
 
 
-def lines(run: Run) -> dict[int, dict[str, Any]]:
+def lines(run: RunFolder) -> dict[int, dict[str, Any]]:
     """By update; of one that was done twice the later one."""
     return {line["step"]: line for line in run.metrics() if "loss" in line}
 
@@ -129,6 +133,53 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     one, other = learned(whole), learned(parts)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_goes_back_to_the_last_checkpoint_where_the_loss_is_not_finite(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Update 3 is done twice, on the same samples, the second time at half the rate."""
+    whole = lines(tune(tiny_model, tmp_path / "whole", config())[1])
+    call, calls = GroupLoss.__call__, []
+
+    def broken(self: GroupLoss, *args: Any) -> Any:
+        loss, notes = call(self, *args)
+        calls.append(None)
+        return loss * float("nan" if len(calls) == 7 else 1), notes  # three passes an update
+
+    monkeypatch.setattr(GroupLoss, "__call__", broken)
+    _, run = tune(tiny_model, tmp_path / "broken", config())
+    [event] = [line for line in run.metrics() if line.get("event") == "rollback"]
+    assert (event["to_step"], event["rate_factor"]) == (2, 0.5)
+    found = lines(run)
+    assert list(found) == [1, 2, 3, 4]
+    for name in ("reward", "entropy", "kl", "loss"):
+        assert found[3][name] == whole[3][name]
+    assert found[3]["learning_rate"] == pytest.approx(whole[3]["learning_rate"] / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_two_processes_train_as_one(scale: str, tiny_model: Path, tmp_path: Path) -> None:
+    """Updates of four questions, two a process."""
+    script = Path(__file__).with_name("grpo_process.py")
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    found = []
+    for words in ([], launch):
+        runs = tmp_path / ("two" if words else "one")
+        command = [sys.executable, *words, script, tiny_model, runs, scale]
+        env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        env["PYTHONPATH"] = str(Path(__file__).parents[1])
+        done = subprocess.run([str(w) for w in command], env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"of {2 if words else 1} processes" in done.stdout
+        found.append(lines(RunFolder(runs / "tuned")))
+    one, two = found
+    assert any(line["reward_std"] > 0 for line in one.values())
+    for name in (*LOGGED, "loss", "tokens"):
+        for step, line in one.items():
+            if name != "forward_tokens":  # what two processes pack, they pack apart
+                assert two[step][name] == pytest.approx(line[name], rel=1e-2, abs=1e-3), (step, name)
 
 
 def test_other_seeds_and_updates_draw_other_samples(tiny_model: Path) -> None:
