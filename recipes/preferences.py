@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from workbench.command import Flat, run_script
+from workbench.errors import UserError
 from workbench.methods.preferences import make_pairs
 from workbench.preferring.card import summary
 from workbench.preferring.settings import Config as PreferencesConfig
@@ -26,6 +27,12 @@ class Config:
 def main(config: Config) -> Path:
     """Make the pairs, print what they are like, and give their file."""
     setup = config.setup
+    if config.preferences.source in ("file", "votes") and (
+        setup.questions is not None or setup.split != "practice"
+    ):
+        raise UserError(
+            f"--questions and --split choose what is asked, and --source {config.preferences.source} asks nothing."
+        )
     with Session("preferences", setup, config) as session:
         told = make_pairs(
             session.system(),

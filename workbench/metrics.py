@@ -187,7 +187,7 @@ def against_one_sample(
     sentence = (
         f"One sample of the same system is right {100 * single.value:.1f} % of the time "
         f"({100 * single.low:.1f} – {100 * single.high:.1f}); the vote adds {100 * d.value:+.1f} points "
-        f"({100 * d.low:+.1f} to {100 * d.high:+.1f}; paired bootstrap, p = {gain.p_value:.2g})."
+        f"({100 * d.low:+.1f} to {100 * d.high:+.1f}, paired bootstrap; sign-flip test, p = {gain.p_value:.2g})."
     )
     return metrics, sentence
 

@@ -131,6 +131,12 @@ def test_votes(setup: Setup, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "The left answer was preferred in 100.0 % (20.7 – 100.0) of 1 votes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("change", [{"questions": 2}, {"split": "dev"}])
+def test_questions_mean_nothing_where_none_is_asked(setup: Setup, change: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--source votes asks nothing"):
+        made(replace(setup, **change), Config("votes", file=str(tmp_path / "votes.jsonl")))
+
+
 def test_a_file_that_has_changed_is_not_passed_off_as_the_old_one(setup: Setup, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     prompt = (Message("user", "Which?"),)

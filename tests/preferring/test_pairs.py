@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,20 @@ def test_margins_groups_and_sources(tmp_path: Path) -> None:
     assert scored.margin == 1.5 and scored.source == {"name": "forum"}
     assert named.margin == 2.0 and named.group == "7"
     assert bare.margin is None and bare.source == {} and len(bare.group) == 16
+
+
+def test_a_source_is_kept_as_json_has_it(tmp_path: Path) -> None:
+    """A table's dates and its empty cells, which are NaN, are no reason to fail when pairs are written."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source = [{"when": datetime(2026, 1, 2), "score": math.nan, "tags": ["a"]}]
+    table = pa.table({"prompt": ["1 + 1?"], "chosen": ["2"], "rejected": ["3"], "source": source})
+    pq.write_table(table, tmp_path / "pairs.parquet")
+    [pair] = read_pairs(tmp_path / "pairs.parquet")
+    assert pair.source == {"when": "2026-01-02 00:00:00", "score": None, "tags": ["a"]}
+    write_pairs(tmp_path / "pairs.jsonl", [pair])
+    assert read_pairs(tmp_path / "pairs.jsonl") == [pair]
 
 
 def test_pairs_of_one_prompt_share_their_group() -> None:

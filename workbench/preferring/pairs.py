@@ -222,5 +222,16 @@ def _number(source: str, number: int, row: dict[str, Any], name: str) -> float |
 def _origin(value: Any) -> Mapping[str, Any]:
     """A pair's `source`; data sets of others have a word there."""
     if isinstance(value, Mapping):
-        return value
+        return {str(name): plain(inner) for name, inner in value.items()}
     return {} if value is None or value == "" else {"name": str(value)}
+
+
+def plain(value: Any) -> Any:
+    """A field of a row as JSON has it: a table's dates as text, and nothing for what is no number."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)

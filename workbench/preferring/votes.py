@@ -15,7 +15,7 @@ from typing import Any
 
 from workbench.identity import to_json
 from workbench.preferring.bias import share
-from workbench.preferring.pairs import Pair, prompt_field
+from workbench.preferring.pairs import Pair, plain, prompt_field
 from workbench.tasks.rows import bad_row, iterate_rows, text_field
 
 VOTES = ("left", "right", "tie")
@@ -46,15 +46,10 @@ def read_votes(path: str | Path) -> tuple[list[Pair], Counter[str], dict[str, An
         elif sided["left"] == sided["right"]:
             counts["votes between equal texts"] += 1
         else:
-            more = {key: _plain(value) for key, value in row.items() if key not in ("prompt", *sided)}
+            more = {key: plain(value) for key, value in row.items() if key not in ("prompt", *sided)}
             other = "right" if row["vote"] == "left" else "left"
             told = {**more, "kind": "votes"}
             pairs.append(Pair(prompt, "chat", sided[row["vote"]], sided[other], source=told))
             sides.append((float(row["vote"] == "left"), pairs[-1].group))
     left = share([side for side, _ in sides], [group for _, group in sides])
     return pairs, counts, {"pairs": len(sides), "first_preferred": to_json(left)}
-
-
-def _plain(value: Any) -> Any:
-    """A field as JSON has it; a table's dates and lists as text."""
-    return value if value is None or isinstance(value, (str, int, float)) else str(value)
