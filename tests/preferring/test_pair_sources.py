@@ -21,7 +21,8 @@ from workbench.prompts import load_prompt, render
 from workbench.store import Store
 from workbench.tasks.arithmetic import Config as ArithmeticConfig
 from workbench.tasks.arithmetic import load
-from workbench.types import Completion, Finish, Message, Model, Request, Shots, System
+from workbench.tasks.base import Grade
+from workbench.types import Completion, Example, Finish, Message, Model, Request, Shots, System
 
 TASK = load(ArithmeticConfig(practice=12, dev=4, test=4))
 SYSTEM = System(Model("fake"), load_prompt("arithmetic"), Greedy(6))
@@ -162,6 +163,24 @@ def test_right_against_wrong(drawer_of: Any) -> None:
     assert counts["questions without a wrong answer"] == 2, "what was cut off is no wrong answer"
     assert counts["questions without a right answer"] == counts["questions without a whole answer"] == 1
     assert sum(count for what, count in counts.items() if what.startswith("questions w")) == counts["questions"]
+
+
+def test_an_answer_whose_check_was_killed_is_not_the_wrong_one(drawer_of: Any) -> None:
+    """It may be right: nobody knows."""
+    unknown: list[str] = []
+
+    def grade(text: str, example: Example) -> Grade:
+        found = TASK.grade(text, example)
+        if found.correct or example.id != TASK.practice[0].id:
+            return found
+        unknown.append(text)
+        return Grade(None, False, checked=False)
+
+    pairs, counts, _ = verifier.verifier_pairs(
+        SYSTEM, replace(TASK, grade=grade), 4, 3, "practice", 0, drawer_of(Scripted(by_question)), questions=6
+    )
+    assert unknown and counts["answers whose check was killed"] == len(unknown)
+    assert TASK.practice[0].id not in {pair.group for pair in pairs}, "it has no wrong answer left"
 
 
 def test_a_cut_off_answer_is_rejected_only_where_asked_for_and_never_chosen(drawer_of: Any) -> None:

@@ -14,6 +14,7 @@ from workbench.types import Example
 
 LABELS = ("negative", "neutral", "positive")
 UNANSWERED = Grade(None, False)
+UNCHECKED = Grade(None, False, checked=False)  # the check was killed
 
 
 def example(target: str) -> Example:
@@ -55,7 +56,7 @@ def test_a_hanging_check_is_killed_and_the_next_one_works(text):
     assert checker.search("b", "abc") == "b"
     worker = checker.worker._process
     with hurried(checker):
-        assert grade_number(text, example("8")) == UNANSWERED
+        assert grade_number(text, example("8")) == UNCHECKED
     assert checker.worker._process is None and worker.returncode != 0, "it was ended, and did not answer"
     assert grade_number("\\boxed{\\sqrt{16}}", example("4")).correct
 
@@ -129,6 +130,6 @@ def test_patterns():
     assert grade("one is a, one is b", example("b")) == Grade("b", True)
     assert grade("none", example("b")) == UNANSWERED
     with hurried(shared_checker()):
-        assert regex_grader("(a+)+$")("a" * 60 + "b", example("a")) == UNANSWERED
+        assert regex_grader("(a+)+$")("a" * 60 + "b", example("a")) == UNCHECKED
     with pytest.raises(UserError, match="no regular expression"):
         regex_grader("(")

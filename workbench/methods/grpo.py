@@ -165,6 +165,7 @@ def _train(system: System, task: Task, config: Config, run: Run, quiet: bool) ->
     counts = {"learned": len(questions), "too_long": too_long}
 
     def reward(text: str, example: Example) -> float:
+        # One whose check was killed gets nothing either: GRPO must give every sample a number.
         return float(task.grade(text, example).correct)
 
     # Whole weights are float32, and what is drawn from them is rounded as their training's passes are.

@@ -36,7 +36,7 @@ def verifier_pairs(
     """(pairs, counts, cost) of a split's questions; all pairs of a question have its id as their group.
 
     Texts are distinct, those of one question by more than the white space around them. Failed requests and empty
-    texts are left out. A sample that was cut off is not right; it is left out too, because training ends every
+    texts are left out, and so is an answer whose check had to be killed. A sample that was cut off is not right; it is left out too, because training ends every
     answer with the end token, where the model did not end this one.
 
     Args:
@@ -60,7 +60,9 @@ def verifier_pairs(
     for one in found:
         grades = {text: task.grade(text, one.example) for text in one.whole}
         right = [text for text, grade in grades.items() if grade.correct]
-        wrong = [text for text, grade in grades.items() if not grade.correct]
+        wrong = [text for text, grade in grades.items() if grade.checked and not grade.correct]
+        if unchecked := sum(not grade.checked for grade in grades.values()):
+            counts["answers whose check was killed"] += unchecked
         counts["distinct right answers"] += len(right)
         counts["distinct wrong answers"] += len(wrong)
         if truncated:

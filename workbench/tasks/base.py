@@ -16,10 +16,17 @@ from workbench.types import Example
 
 @dataclass(frozen=True)
 class Grade:
-    """A verdict on one text: the answer found in it (None where there is none) and whether it is right."""
+    """A verdict on one text.
+
+    Attributes:
+        answer: found in it; None where there is none.
+        correct: whether it is right.
+        checked: False where the check had to be killed: the text may be right.
+    """
 
     answer: str | None
     correct: bool
+    checked: bool = True
 
 
 @dataclass(frozen=True)

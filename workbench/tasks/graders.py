@@ -17,6 +17,7 @@ from workbench.types import Example
 Grader = Callable[[str, Example], Grade]
 
 NO_ANSWER = Grade(None, False)
+UNCHECKED = Grade(None, False, checked=False)
 
 _EXPLICIT = re.compile(r"\b(?:answer|label|class|category|sentiment)(?: is\b|\W{0,4}:)", re.IGNORECASE)
 
@@ -37,7 +38,7 @@ def grade_number(text: str, example: Example) -> Grade:
     try:
         spelling, correct = shared_checker().math(expression, example.target)
     except Killed:
-        return NO_ANSWER
+        return UNCHECKED
     # An expression worth a plain number votes with those who wrote the number.
     spelling = None if spelling is None else read_number(spelling) or spelling
     return Grade(spelling, spelling is not None and correct)
@@ -97,7 +98,7 @@ def regex_grader(pattern: str) -> Grader:
         try:
             answer = shared_checker().search(pattern, text)
         except Killed:
-            return NO_ANSWER
+            return UNCHECKED
         return grade_exact(answer or "", example)
 
     return grade
