@@ -136,7 +136,7 @@ def test_rungs_of_preferences_and_rewards(setup: Setup, tiny_model: Path, tmp_pa
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairs = Pairs(pairs=tmp_path / "pairs.jsonl")
     training = Training(epochs=1, batch_size=4, precision="float32")
-    drawing = replace(training, steps=2, batch_size=2)
+    drawing = Training(steps=2, batch_size=2, precision="float32")
     real = replace(setup, model=str(tiny_model), engine=EngineConfig(dtype="float32"), questions=2)
     settings = {
         "dpo": DpoConfig(pairs=pairs, lora=LoraConfig(rank=2, training=training)),
