@@ -119,7 +119,8 @@ def test_a_storm_costs_time_and_nothing_else(
 ) -> None:
     monkeypatch.setattr("workbench.engines.client.MAX_WAIT", 0.05)
     server.always = storm = Storm(*faults)
-    found = asked(engine_for(server, concurrency=2), store)
+    # Of ten tries all meet a fault once in sixty times, where two take turns by chance.
+    found = asked(engine_for(server, concurrency=2, retries=60), store)
     assert sorted(texts(found)) == sorted(WANTED)
     assert len(storm.given) == len(set(storm.given)) == N * len(QUESTIONS), "a seed was answered twice"
     assert stored(store) == N * len(QUESTIONS)

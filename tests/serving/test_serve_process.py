@@ -156,11 +156,13 @@ def test_what_ends_the_start_ends_the_server_too(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = f"serve --model {tiny_model} --python {python} --port {port}"
+    ours = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and children inherit that
     process = subprocess.Popen(
         [sys.executable, "-m", "recipes", *command.split()],
         env={**os.environ, "STUB_VLLM": '{"hang": true}'},
         cwd=Path(__file__).parents[2],
     )
+    signal.signal(signal.SIGHUP, ours)
     deadline = time.monotonic() + 60
     while not read_states():
         assert process.poll() is None and time.monotonic() < deadline
