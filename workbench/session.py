@@ -6,7 +6,7 @@ model; asking for another model's engine closes the one before.
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -143,8 +143,11 @@ class Session:
             from workbench.engines.scorer import open_scorer
 
             scorer = open_scorer(system.decode.scorer, self.setup.engine, self.close_engine)
-        with Bar(label or "questions", quiet=self.setup.quiet) as bar:
-            result = evaluate(
+        with (
+            closing(scorer) if scorer is not None else nullcontext(),
+            Bar(label or "questions", quiet=self.setup.quiet) as bar,
+        ):
+            return evaluate(
                 system,
                 self.task,
                 self.engine(system.model),
@@ -155,9 +158,6 @@ class Session:
                 progress=bar.show,
                 scorer=scorer,
             )
-        if scorer is not None:
-            scorer.close()
-        return result
 
     def report(self, system: System, cost_to_make: CostToMake | None = None) -> Result:
         """Measure one System, and tell the result."""
