@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from stopping import StoppingRun
 
 from workbench.adapters import load_weights
 from workbench.decodes import Greedy
@@ -63,21 +64,12 @@ def config(file: Path | None, **settings: Any) -> Config:
     )
 
 
-class Faulty(Run):
-    stop: int | None = None
-
-    def log(self, **metrics: Any) -> None:
-        super().log(**metrics)
-        if metrics.get("step") == self.stop and "loss" in metrics:
-            raise KeyboardInterrupt
-
-
 def tune(model: Path, root: Path, settings: Config, stop: int | None = None) -> tuple[System, Run]:
     system = System(Model(str(model)), load_prompt("arithmetic"), Greedy(16))
     store = Store(root / "completions.sqlite")
     drawer = Drawer(EngineConfig(dtype="float32", device="cpu"), store, quiet=True)
-    with Faulty.open(root, "dpo", {"config": settings}, name="tuned") as run:
-        assert isinstance(run, Faulty)
+    with StoppingRun.open(root, "dpo", {"config": settings}, name="tuned") as run:
+        assert isinstance(run, StoppingRun)
         run.stop = stop
         found = adapt(system, TASK, settings, run, drawer, quiet=True)
     store.close()

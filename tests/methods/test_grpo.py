@@ -13,6 +13,7 @@ import pytest
 import torch
 from engines.stub_server import Handler, StubServer
 from safetensors.torch import load_file
+from stopping import StoppingRun
 
 from workbench.adapters import load_weights
 from workbench.decodes import Greedy, Sampling
@@ -63,21 +64,12 @@ def config(training: dict[str, Any] | None = None, **settings: Any) -> Config:
     )
 
 
-class Faulty(Run):
-    stop: int | None = None
-
-    def log(self, **metrics: Any) -> None:
-        super().log(**metrics)
-        if metrics.get("step") == self.stop and "loss" in metrics:
-            raise KeyboardInterrupt
-
-
 def tune(
     model: Path, root: Path, settings: Config, stop: int | None = None, task: Task = TASK
 ) -> tuple[System, Run]:
     system = System(Model(str(model)), PROMPT, Greedy(16))
-    with Faulty.open(root, "grpo", {"config": settings}, name="tuned") as run:
-        assert isinstance(run, Faulty)
+    with StoppingRun.open(root, "grpo", {"config": settings}, name="tuned") as run:
+        assert isinstance(run, StoppingRun)
         run.stop = stop
         return adapt(system, task, settings, run, quiet=True), run
 

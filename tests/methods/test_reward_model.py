@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from stopping import StoppingRun
 
 from workbench.decodes import BestOfN, Decode, Greedy, Sample
 from workbench.drawing import Drawer
@@ -61,23 +62,14 @@ def config(file: Path | None, **settings: Any) -> Config:
     )
 
 
-class Faulty(Run):
-    stop: int | None = None
-
-    def log(self, **metrics: Any) -> None:
-        super().log(**metrics)
-        if metrics.get("step") == self.stop and "loss" in metrics:
-            raise KeyboardInterrupt
-
-
 def train(
     model: Path, root: Path, settings: Config, stop: int | None = None, decode: Decode | None = None
 ) -> tuple[System, Run]:
     system = System(Model(str(model)), load_prompt("arithmetic"), decode or Greedy(16))
     store = Store(root / "completions.sqlite")
     drawer = Drawer(EngineConfig(dtype="float32", device="cpu"), store, quiet=True)
-    with Faulty.open(root, "reward_model", {"config": settings}, name="tuned") as run:
-        assert isinstance(run, Faulty)
+    with StoppingRun.open(root, "reward_model", {"config": settings}, name="tuned") as run:
+        assert isinstance(run, StoppingRun)
         run.stop = stop
         found = adapt(system, TASK, settings, run, drawer, quiet=True)
     store.close()

@@ -35,9 +35,10 @@ def verifier_pairs(
 ) -> tuple[list[Pair], Counter[str], CostToMake]:
     """(pairs, counts, cost) of a split's questions; all pairs of a question have its id as their group.
 
-    Texts are distinct, those of one question by more than the white space around them. Failed requests and empty
-    texts are left out, and so is an answer whose check had to be killed. A sample that was cut off is not right; it is left out too, because training ends every
-    answer with the end token, where the model did not end this one.
+    Texts are distinct, those of one question by more than the white space around them. Failed requests and
+    empty texts are left out, and so is an answer whose check had to be killed. A sample that was cut off is not
+    right; it is left out too, because training ends every answer with the end token, where the model did not
+    end this one.
 
     Args:
         system: its model answers under its prompt without exemplars.
