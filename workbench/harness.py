@@ -4,30 +4,20 @@ Generation and grading are separate: completions come from the store or the engi
 time, so a better grader regrades what is stored. This is the only file that opens a task's test split.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from workbench.decodes import BestOfN, Decode, LabelLikelihood, Majority, Sample
+from workbench.decodes import BestOfN, Decode, LabelLikelihood
 from workbench.decoding.ask import completions, room_needed, samples
-from workbench.decoding.best_of_n import Scorer, best, reward, rewards
-from workbench.decoding.labels import check_labels, content_free_requests, most_likely
-from workbench.decoding.vote import majority
+from workbench.decoding.best_of_n import Scorer, reward, rewards
+from workbench.decoding.choosing import Graded, chosen, graded, labelled
+from workbench.decoding.labels import check_labels, content_free_requests
 from workbench.engines.base import Engine
 from workbench.errors import UserError, check_range
 from workbench.exemplars import choose_fitting, dropped_note
 from workbench.identity import short_hash, system_hash
-from workbench.metrics import (
-    Graded,
-    against_one_sample,
-    best_of_n_curve_metrics,
-    class_metrics,
-    cost_to_use,
-    curves,
-    score_interval,
-    with_scoring,
-)
+from workbench.metrics import cost_to_use, decode_metrics, score_interval, with_scoring
 from workbench.prompts import render
 from workbench.store import Store
 from workbench.tasks.base import Task, open_test
@@ -96,12 +86,12 @@ def evaluate(
     # In one call, because an engine shares the prefixes of what it gets together.
     drawn = completions(system, list(distinct.values()), task.labels, engine, store, progress)
     written = not isinstance(system.decode, LabelLikelihood)  # else there is no text to grade, only scores
-    graded = [[_graded(task, one.example, c) for c in drawn[one.request.id] if written] for one in asked]
+    grades = [[graded(task, one.example, c) for c in drawn[one.request.id] if written] for one in asked]
     rated: Mapping[str, Sequence[Completion | None]] = {}
     if isinstance(system.decode, BestOfN) and scorer is not None:
         rated = rewards(system.decode, [one.request for one in asked], drawn, scorer, store, progress)
     outcomes = [
-        _outcome(system.decode, task, one, grades, drawn, rated) for one, grades in zip(asked, graded, strict=True)
+        _outcome(system.decode, task, one, row, drawn, rated) for one, row in zip(asked, grades, strict=True)
     ]
     scored = [c for row in rated.values() for c in row if c is not None]
     failed = [c for c in (*(c for texts in drawn.values() for c in texts), *scored) if c.finish is Finish.ERROR]
@@ -116,18 +106,9 @@ def evaluate(
             f"{len(failed)} requests failed and are no answers; the first: {failed[0].error}. "
             "The same command asks for them again."
         )
-    metrics = class_metrics(outcomes, task.labels) if task.labels else {}
-    if isinstance(system.decode, Sample) and system.decode.n > 1:
-        metrics |= curves(graded, system.decode.n)
-    if isinstance(system.decode, BestOfN):
-        values = [[reward(c) for c in rated[one.request.id]] for one in asked]
-        against, sentence = best_of_n_curve_metrics(graded, values, system.decode.n)
-        metrics |= against
-        notes += [sentence] if sentence else []
-    if isinstance(system.decode, Majority):
-        against, sentence = against_one_sample(graded, outcomes)
-        metrics |= against
-        notes += [sentence] if sentence else []
+    values = [[reward(c) for c in rated[one.request.id]] for one in asked] if rated else []
+    metrics, sentences = decode_metrics(system.decode, task.labels, grades, outcomes, values)
+    notes += sentences
     counts = Counter(outcome.status for outcome in outcomes)
     answered = [one for one, outcome in zip(asked, outcomes, strict=True) if outcome.score is not None]
     shared = dict.fromkeys(request.id for one in answered for request in one.content_free)
@@ -189,85 +170,15 @@ def _asked(system: System, task: Task, examples: Sequence[Example], engine: Engi
     return asked, dropped_note(dropped, engine.context)
 
 
-# --- grading ----------------------------------------------------------------------------------------
-
-
-def _graded(task: Task, example: Example, completion: Completion) -> Graded:
-    """One completion's status and parsed answer. A cut-off text has no answer, whatever it holds."""
-    if completion.finish is Finish.ERROR:
-        return Status.ERROR, None
-    if completion.finish is Finish.LENGTH:
-        return Status.TRUNCATED, None
-    grade = task.grade(completion.text, example)
-    if grade.correct:
-        return Status.CORRECT, grade.answer
-    return (Status.UNPARSABLE if grade.answer is None else Status.WRONG), grade.answer
-
-
 def _outcome(
     decode: Decode,
     task: Task,
     asked: _Asked,
-    graded: Sequence[Graded],
+    grades: Sequence[Graded],
     drawn: Mapping[str, Sequence[Completion]],
     rated: Mapping[str, Sequence[Completion | None]],
 ) -> Outcome:
     example, found = asked.example, drawn[asked.request.id]
-    error = Outcome(example.id, Status.ERROR, None, None, example.target, samples=0)
     if isinstance(decode, LabelLikelihood):
-        best = most_likely(decode, task.labels, found, [drawn[free.id] for free in asked.content_free])
-        if best is None:
-            return error
-        right = best == example.target
-        status = Status.CORRECT if right else Status.WRONG
-        return Outcome(example.id, status, float(right), best, example.target, text=best)
-    answered = [(g, c) for g, c in zip(graded, found, strict=True) if g[0] is not Status.ERROR]
-    if not answered:
-        return error
-    if isinstance(decode, Majority):
-        return _voted(example, answered)
-    if isinstance(decode, BestOfN):
-        return _best(example, graded, found, rated[asked.request.id], error)
-    scores = [status is Status.CORRECT for (status, _), _ in answered]
-    (status, answer), first = answered[0]
-    if len(answered) > 1:
-        status = Counter(s for (s, _), _ in answered).most_common(1)[0][0]
-    return Outcome(
-        example.id, status, sum(scores) / len(scores), answer, example.target, len(answered), first.text
-    )
-
-
-def _best(
-    example: Example,
-    graded: Sequence[Graded],
-    found: Sequence[Completion],
-    rated: Sequence[Completion | None],
-    error: Outcome,
-) -> Outcome:
-    """The outcome of the sample with the highest reward; an error where a sample could not be scored."""
-    if any(math.isnan(reward(one)) for one in rated):
-        return error
-    answered = [(g, c) for g, c in zip(graded, found, strict=True) if g[0] is not Status.ERROR]
-    place = best(rated)
-    if place is None:
-        return _nobody(example, answered)
-    (status, answer), text = graded[place], found[place].text
-    return Outcome(
-        example.id, status, float(status is Status.CORRECT), answer, example.target, len(answered), text
-    )
-
-
-def _nobody(example: Example, answered: Sequence[tuple[Graded, Completion]]) -> Outcome:
-    """The outcome where no sample can be the answer: the status of most of them tells why."""
-    status = Counter(s for (s, _), _ in answered).most_common(1)[0][0]
-    score = float(status is Status.CORRECT)
-    return Outcome(example.id, status, score, None, example.target, len(answered), answered[0][1].text)
-
-
-def _voted(example: Example, answered: Sequence[tuple[Graded, Completion]]) -> Outcome:
-    winner = majority(example.id, [answer for (_, answer), _ in answered])
-    if winner is None:
-        return _nobody(example, answered)
-    status, text = next((s, c.text) for (s, answer), c in answered if answer == winner)
-    score = float(status is Status.CORRECT)
-    return Outcome(example.id, status, score, winner, example.target, len(answered), text)
+        return labelled(decode, task.labels, example, found, [drawn[free.id] for free in asked.content_free])
+    return chosen(decode, example, grades, found, rated.get(asked.request.id, ()))

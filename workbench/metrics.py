@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from workbench.cost import ModelShape, inference_flops
+from workbench.decodes import BestOfN, Decode, Majority, Sample
+from workbench.decoding.choosing import Graded
 from workbench.stats import (
     best_of_n_curve,
     bootstrap_interval,
@@ -19,9 +21,6 @@ from workbench.stats import (
 )
 from workbench.types import Completion, CostToUse, Finish, Interval, Outcome, Status
 
-Graded = tuple[Status, str | None]
-"""One completion's status and parsed answer."""
-
 
 def score_interval(outcomes: Sequence[Outcome]) -> Interval:
     """The mean score over the questions that were answered: Wilson for scores of 0 and 1, else bootstrap."""
@@ -32,6 +31,34 @@ def _interval(scores: Sequence[float]) -> Interval:
     if set(scores) <= {0.0, 1.0}:
         return wilson_interval(int(sum(scores)), len(scores))
     return bootstrap_interval(scores)
+
+
+def decode_metrics(
+    decode: Decode,
+    labels: Sequence[str],
+    graded: Sequence[Sequence[Graded]],
+    outcomes: Sequence[Outcome],
+    rewards: Sequence[Sequence[float]],
+) -> tuple[dict[str, float], list[str]]:
+    """What is said of a measurement beside its score: metrics, and sentences.
+
+    Args:
+        decode: of the System that was measured.
+        labels: of the task.
+        graded: the samples of each question.
+        outcomes: of the questions, in the same order.
+        rewards: of each sample, where the decode has a scorer.
+    """
+    metrics = class_metrics(outcomes, labels) if labels else {}
+    against: dict[str, float] = {}
+    sentence = ""
+    if isinstance(decode, Sample) and decode.n > 1:
+        metrics |= curves(graded, decode.n)
+    if isinstance(decode, BestOfN):
+        against, sentence = best_of_n_curve_metrics(graded, rewards, decode.n)
+    elif isinstance(decode, Majority):
+        against, sentence = against_one_sample(graded, outcomes)
+    return metrics | against, [sentence] if sentence else []
 
 
 def class_metrics(outcomes: Sequence[Outcome], labels: Sequence[str]) -> dict[str, float]:
