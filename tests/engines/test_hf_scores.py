@@ -1,5 +1,6 @@
 """Log-probabilities token by token: those that `logprobs` adds up, with the likeliest beside them."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from workbench.engines import hf_scores
 from workbench.engines.base import TokenScores
 from workbench.engines.hf import HfEngine
 from workbench.errors import UserError
-from workbench.types import Message, Model, Request
+from workbench.types import Completion, Finish, Message, Model, Request
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -102,3 +103,52 @@ def test_a_bad_number_of_top_tokens_and_an_empty_text_are_refused(engine: HfEngi
         told(engine, requests("text", "")[:1], [" yes"], top)
     with pytest.raises(UserError, match="no tokens"):
         told(engine, requests("text", "")[:1], [""])
+
+
+def certain(engine: HfEngine, asked: Sequence[Request], texts: Sequence[str]) -> dict[str, Completion]:
+    pairs = [pair for batch in engine.self_certainty(asked, texts) for pair in batch]
+    assert sorted(id for id, _ in pairs) == sorted(request.id for request in asked)
+    return dict(pairs)
+
+
+@pytest.mark.parametrize("style", ["text", "chat"])
+def test_self_certainty_is_how_far_from_uniform_the_model_is(
+    engine: HfEngine, monkeypatch: pytest.MonkeyPatch, style: str
+) -> None:
+    monkeypatch.setattr(hf_scores, "questions_that_fit", lambda work, cached=0: min(5, len(work)))
+    asked = requests(style, PREFIX)
+    texts = [TEXTS[i % len(TEXTS)] for i in range(len(asked))]
+    found = certain(engine, asked, texts)
+    for question, text in zip(asked, texts, strict=True):
+        prompt, own, _ = engine.encoder.encode_pair(question, text)
+        ids = torch.tensor([prompt + own])
+        causal = torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+        with torch.inference_mode():
+            p_TV = engine.weights(input_ids=ids, attention_mask=causal).logits[0].double().softmax(-1)
+        p_TV = p_TV[len(prompt) - 1 : -1]
+        uniform = 1 / p_TV.shape[1]
+        told = found[question.id]
+        assert told.logprob == pytest.approx(float((uniform * (uniform / p_TV).log()).sum(-1).mean()), abs=1e-5)
+        assert (told.completion_tokens, told.prompt_tokens) == (len(own), len(prompt))
+        assert told.finish is Finish.SCORED
+
+
+def test_self_certainty_by_hand(engine: HfEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """p = (½, ¼, ¼): KL(uniform ‖ p) = ⅓·log(⅔) + ⅔·log(4/3) = .0566; p uniform: 0; the mean of both .0283."""
+    rows = {2: [[0.5, 0.25, 0.25], [1 / 3] * 3]}
+
+    def logits(weights: Any, packed: Any, start: Any) -> torch.Tensor:
+        return torch.tensor(rows[len(packed.targets)]).log() + 7  # what all logits share says nothing
+
+    monkeypatch.setattr(hf_scores, "packed_logits", logits)
+    monkeypatch.setattr(engine.encoder, "encode_pair", lambda request, text: ([1], [0, 2], text))
+    [told] = certain(engine, requests("chat", "")[:1], ["two tokens"]).values()
+    assert told.logprob == pytest.approx(0.0283, abs=5e-5)
+    assert told.logprob == pytest.approx((math.log(2 / 3) / 3 + 2 * math.log(4 / 3) / 3) / 2, abs=1e-6)
+
+
+def test_self_certainty_of_what_does_not_fit_is_an_error(engine: HfEngine) -> None:
+    asked = requests("chat", "")[:2]
+    found = certain(engine, asked, ["short", "long " * engine.context])
+    assert found[asked[0].id].error is None
+    assert "the model's context is" in str(found[asked[1].id].error)

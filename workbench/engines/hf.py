@@ -23,7 +23,7 @@ from workbench.decodes import Sampling
 from workbench.engines.base import Batch, TokenScores, sample_seed
 from workbench.engines.encode import Encoder
 from workbench.engines.forward import next_logits, prefill, use_grouped_attention
-from workbench.engines.hf_scores import text_scores, token_scores
+from workbench.engines.hf_scores import self_certainties, text_scores, token_scores
 from workbench.engines.hf_stream import Row, failed, first_stop, in_pieces
 from workbench.engines.kv import buffers_from
 from workbench.engines.sampler import draw, uniforms
@@ -229,7 +229,7 @@ class HfEngine:
 
     def _completion(self, row: Row, sampling: Sampling, seconds: float) -> Completion:
         text = self.encoder.decode(row.tokens)
-        return row.completion(text[: first_stop(text, sampling.stop)], self.virtual, seconds)
+        return row.completion(text[: first_stop(text, sampling.stop, sampling.keep_stop)], self.virtual, seconds)
 
     # --- scoring ------------------------------------------------------------------------------------
 
@@ -244,6 +244,20 @@ class HfEngine:
     ) -> Iterator[list[tuple[str, TokenScores]]]:
         """Token by token, in the passes that `logprobs` makes."""
         yield from token_scores(self, requests, continuations, top)
+
+    @torch.inference_mode()
+    def self_certainty(self, requests: Sequence[Request], texts: Sequence[str]) -> Iterator[Batch]:
+        """How sure the model is along a text (Kang et al. 2025, arXiv 2502.18581); higher is surer, 0 the least.
+
+        The mean over the text's tokens of KL(uniform ‖ p) in nats, p being the whole next-token distribution, over
+        every row of the output layer, before temperature. One text a request, none empty; it comes back as a
+        completion whose `logprob` is that mean. The token that ends an answer is not part of its text.
+
+        Raises:
+            UserError: the model has a classification head, which tells nothing of a text.
+        """
+        self._check_generates()
+        yield from self_certainties(self, requests, texts)
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:

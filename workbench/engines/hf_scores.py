@@ -3,8 +3,9 @@
 Prompts that begin alike are put together, and what all of them begin with is computed once.
 """
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -49,10 +50,32 @@ def text_scores(
             yield [(request.id, failed(i, len(branch.prompt), problem)) for i, branch in enumerate(branches)]
             continue
         work.append((request, branches))
+    yield from _told(engine, work, lambda packed, logits: _sums(packed, _of_targets(packed, logits)))
+
+
+def self_certainties(engine: Loaded, requests: Sequence[Request], texts: Sequence[str]) -> Iterator[Batch]:
+    """`HfEngine.self_certainty`: each text with the mean over its tokens of how far from uniform the model was."""
+    work: Work = []
+    for request, text in zip(requests, texts, strict=True):
+        branch = _branch(engine, request, text)
+        if problem := _unfit(engine, [branch]):
+            yield [(request.id, failed(0, len(branch.prompt), problem))]
+            continue
+        work.append((request, [branch]))
+
+    def means(packed: Packed, logits: torch.Tensor) -> torch.Tensor:
+        # KL(uniform ‖ p) = −log V − mean log p; a token's log p is its logit less the logsumexp of all.
+        each = logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.shape[-1])
+        return _sums(packed, each) / _sums(packed, torch.ones_like(each))
+
+    yield from _told(engine, work, means)
+
+
+def _told(engine: Loaded, work: Work, values: Callable[[Packed, torch.Tensor], torch.Tensor]) -> Iterator[Batch]:
+    """Each continuation as a completion whose `logprob` is its number among those of its pass."""
     started = time.perf_counter()
     for batch, packed, logits in _passes(engine, work):
-        sums = torch.zeros(packed.count, device=engine.device)
-        told = sums.index_add_(0, packed.owner, _of_targets(packed, logits)).tolist()
+        told = values(packed, logits).tolist()
         scored = [(request, i, branch) for request, branches in batch for i, branch in enumerate(branches)]
         seconds = (time.perf_counter() - started) / len(scored)  # the prefix's are the first batch's
         yield [
@@ -134,6 +157,11 @@ def _room(engine: Loaded, start: Cache | None, cached: int, packed: Packed) -> C
         return None
     first = torch.zeros(1, dtype=torch.long, device=engine.device)
     return buffers_from(start, first, packed.mask.shape[-1])
+
+
+def _sums(packed: Packed, each: torch.Tensor) -> torch.Tensor:
+    """What is told of each token that is read, [M], summed over each continuation, [count]."""
+    return torch.zeros(packed.count, device=each.device).index_add_(0, packed.owner, each)
 
 
 def _of_targets(packed: Packed, logits: torch.Tensor) -> torch.Tensor:
