@@ -55,8 +55,11 @@ FLOORS = (
         "workbench/killable.py", "workbench/command.py", "workbench/launch.py",
     ),
     ("workbench/identity.py", "workbench/stats/", "workbench/inert.py"),
+    ("workbench/proxy.py",),
     ("workbench/types.py",),
     ("workbench/decodes.py",),
+    ("workbench/step_decodes.py",),
+    ("workbench/sampling.py",),
     ("workbench/errors.py",),
 )  # fmt: skip
 

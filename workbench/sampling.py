@@ -22,7 +22,7 @@ class Sampling:
     max_tokens: int = LONGEST  # of an answer
     stop: tuple[str, ...] = ()  # strings that end an answer
     seed: int = 0  # another seed draws other samples
-    keep_stop: bool = False  # the string that ended an answer stays at its end
+    keep_stop: bool = False  # the string that ended an answer stays at its end (not in `Engine.stream`)
 
     def __post_init__(self) -> None:
         check_range("temperature", self.temperature, 0, 100)

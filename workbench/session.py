@@ -24,6 +24,7 @@ from workbench.preferring.given import Pairs
 from workbench.progress import Bar
 from workbench.prompts import load_prompt, with_values
 from workbench.runs import Run
+from workbench.step_decodes import BeamSearch, Stepwise
 from workbench.store import Store
 from workbench.tasks import load_task
 from workbench.tasks.base import Task
@@ -122,7 +123,7 @@ class Session:
 
     def with_length(self, decode: Decode) -> Decode:
         """The decode with the task's own limit of tokens, where none was given."""
-        if isinstance(decode, (Greedy, Sample)) and decode.max_tokens is None:
+        if isinstance(decode, (Greedy, Sample, Stepwise)) and decode.max_tokens is None:
             return replace(decode, max_tokens=self.task.max_tokens)
         return decode
 
@@ -234,7 +235,7 @@ def content_of(config: Any) -> dict[str, Any]:
                 content["data_hash"] = file_hash(value.file)
             if isinstance(value, Pairs) and value.pairs:
                 content["pairs_hash"] = file_hash(value.pairs)
-            if isinstance(value, BestOfN) and value.scorer and Path(value.scorer).is_dir():
+            if isinstance(value, (BestOfN, BeamSearch)) and value.scorer and Path(value.scorer).is_dir():
                 content["scorer"] = folder_hash(value.scorer)
             return content
         if isinstance(value, Path):

@@ -46,8 +46,8 @@ class BeamSearch(Stepwise):
     Attributes:
         beams: N, the candidates of a step.
         keep: M, how many of them are gone on with, each in N / M ways. The paper's M is our N / M.
-        diverse: M independent subtrees, of each of whose N / M candidates the best is gone on with (diverse verifier
-            tree search, Beeching et al. 2024), in place of the best M of all.
+        diverse: M independent subtrees, of each of whose N / M candidates the best is gone on with, in place of
+            the best M of all (diverse verifier tree search, Beeching et al. 2024).
         separators: texts that end a step. In a shell a line's end is $'\\n'.
         step_tokens: the longest step.
         scorer: what a step is judged by. `logprob`: the step's mean log-probability a token; `judge`: the model's

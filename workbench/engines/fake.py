@@ -129,8 +129,10 @@ class FakeEngine:
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             return Completion(index, "", prompt_tokens, finish=Finish.ERROR, error=reason)
-        ends = [text.find(stop) for stop in sampling.stop if stop in text]
-        text = text[: min(ends)] if ends else text
+        ends = [(text.find(stop), -len(stop)) for stop in sampling.stop if stop in text]
+        if ends:
+            at, length = min(ends)
+            text = text[: at - length if sampling.keep_stop else at]
         words = [match.end() for match in re.finditer(r"\S+", text)]
         finish = Finish.STOP
         if len(words) > sampling.max_tokens:

@@ -43,9 +43,13 @@ def failed(index: int, prompt_tokens: int, problem: str) -> Completion:
     return Completion(index, "", prompt_tokens=prompt_tokens, finish=Finish.ERROR, error=problem)
 
 
-def first_stop(text: str, stop: Sequence[str]) -> int:
-    """Where the first stop string begins; the text's length where there is none."""
-    return min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))
+def first_stop(text: str, stop: Sequence[str], keep: bool = False) -> int:
+    """Where the first stop string begins, or with `keep` ends; the text's length where there is none."""
+    found = [(at, -len(s)) for s in stop if (at := text.find(s)) >= 0]
+    if not found:
+        return len(text)
+    at, length = min(found)  # of several that begin there, the longest
+    return at - length if keep else at
 
 
 def in_pieces(

@@ -165,7 +165,10 @@ class VllmEngine:
 
         Raises:
             UserError: the key is refused, or no endpoint can be reached any more. What came before is whole.
+                Or stop strings are to be kept, which vLLM does and other servers do not.
         """
+        if sampling.keep_stop and not self._is_vllm:
+            raise UserError("This server cannot tell which text ended a step: use one of vLLM, or the engine hf.")
         largest = MAX_N if sampling.temperature > 0 else 1  # vLLM refuses n > 1 where all would be equal
         jobs = (
             partial(self._draw, request, run, sampling)
@@ -292,6 +295,7 @@ def _body(request: Request, run: range, sampling: Sampling) -> dict[str, Any]:
         "repetition_penalty": 1.0,
         "max_tokens": sampling.max_tokens,
         "stop": list(sampling.stop),
+        **({"include_stop_str_in_output": True} if sampling.keep_stop else {}),
     }
 
 
