@@ -1,8 +1,9 @@
 """The decode slot: how a System gets from a prompt to an answer; frozen dataclasses, standard library only."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from workbench.errors import check_range
+from workbench.errors import UserError, check_range
 from workbench.sampling import LONGEST, Sampling
 from workbench.step_decodes import BeamSearch, BudgetForcing, Revision
 
@@ -64,18 +65,58 @@ class Majority(Sample):
 
 
 @dataclass(frozen=True)
-class BestOfN(Sample):
-    """Best of n (Cobbe et al. 2021, arXiv 2110.14168, §4): of n samples the one that a reward model likes best.
+class EarlyMajority(Majority):
+    """A majority vote that draws no more samples of a question than it needs, and at most n.
 
-    Of equal rewards the earlier sample wins. A sample that was cut off cannot be chosen; one without a parsable
+    Attributes:
+        stop: certain, when what is left cannot change the answer, which is then the whole vote's; or a confidence
+            above 0.5: also as soon as the leader is so likely to be ahead of the runner-up
+            (Adaptive-Consistency, Aggarwal et al. 2023, arXiv 2305.11860).
+        block: samples of a question that are drawn together, at least.
+    """
+
+    stop: Literal["certain"] | float = "certain"
+    block: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("block", self.block, 1, 10**6)
+        if self.stop != "certain" and not (isinstance(self.stop, float) and 0.5 < self.stop < 1):
+            raise UserError(f"stop is {self.stop!r}; it must be certain, or a number above 0.5 and below 1.")
+
+
+OWN_SCORERS = ("verifier", "logprob", "self-certainty", "judge")
+"""Scorers that need no model beside the System's own."""
+
+
+@dataclass(frozen=True)
+class BestOfN(Sample):
+    """Best of n (Cobbe et al. 2021, arXiv 2110.14168, §4): of n samples the one that a scorer likes best.
+
+    Of equal scores the earlier sample wins. A sample that was cut off cannot be chosen; one without a parsable
     answer can, and is then not right.
 
     Attributes:
-        scorer: the folder of a reward model, as `workbench reward_model` makes it.
+        scorer: the folder of a reward model, as `workbench reward_model` makes it; logprob, the sample's mean
+            log-probability a token; self-certainty, how far the model's distributions were from uniform on the
+            way (engine hf); judge, the probability that the model gives to "True" when it is asked about the
+            answer; or verifier, the task's own grader: an oracle, the ceiling.
     """
 
     n: int = 16
     scorer: str = ""
+
+
+@dataclass(frozen=True)
+class WeightedVote(BestOfN):
+    """Weighted vote (Cobbe et al. 2021; Snell et al. 2024): the answer whose samples' weights add up to the most.
+
+    A sample's weight is made of its score: exp of a mean log-probability, a reward's sigmoid; self-certainty, a
+    probability and a grade are weights as they are. A sample that was cut off or has no parsable answer has no
+    voice.
+    """
+
+    scorer: str = "logprob"
 
 
 CONTENT_FREE = ("N/A", "[MASK]", "")  # the inputs that Zhao et al. average over
@@ -95,4 +136,15 @@ class LabelLikelihood:
     content_free: tuple[str, ...] = ()
 
 
-Decode = Greedy | Sample | Majority | BestOfN | LabelLikelihood | BeamSearch | Revision | BudgetForcing
+Decode = (
+    Greedy
+    | Sample
+    | Majority
+    | EarlyMajority
+    | BestOfN
+    | WeightedVote
+    | LabelLikelihood
+    | BeamSearch
+    | Revision
+    | BudgetForcing
+)
