@@ -7,6 +7,7 @@ softmax and rotary embeddings: a few per cent of what a small model does.
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Self
@@ -46,6 +47,26 @@ class ModelShape:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             check_range(name, value, 1, 10**15)
+
+
+def together(shapes: Sequence[ModelShape]) -> ModelShape:
+    """What passes through several models cost together, a token each: one shape with their sums.
+
+    FLOPs and keys and values are sums over layers × heads × width, so the sum is written as one layer with heads
+    of width 1: `inference_flops` and `kv_cache_bytes` of it are those of the models, added up. A model that is
+    passed through twice, with an adapter and without it, is there twice. `hidden` is the first one's.
+
+    Args:
+        shapes: at least one.
+    """
+    return ModelShape(
+        parameters=sum(shape.parameters for shape in shapes),
+        layers=1,
+        hidden=shapes[0].hidden,
+        heads=sum(shape.layers * shape.heads * shape.head_dim for shape in shapes),
+        kv_heads=sum(shape.layers * shape.kv_heads * shape.head_dim for shape in shapes),
+        head_dim=1,
+    )
 
 
 def inference_flops(shape: ModelShape, prompt_tokens: float, completion_tokens: float, samples: int = 1) -> float:

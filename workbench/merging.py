@@ -32,6 +32,7 @@ from workbench.models import (
     read_object,
 )
 from workbench.own_kinds import BITFIT, HEAD, HOULSBY
+from workbench.proxy import check_one
 from workbench.types import Model, System
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -175,6 +176,7 @@ def without_adapter(system: System) -> System:
     Raises:
         UserError: its model has no adapter.
     """
+    check_one(system.model, "freed of an adapter")
     if system.model.adapter is None:
         raise UserError(
             f"The model {system.model.base!r} has no adapter to remove. What SFT made is a model of its own; what "
@@ -196,6 +198,7 @@ def dequantized(model: Model) -> Any:
 
 def _mergeable(model: Model) -> dict[str, Any]:
     """The adapter's configuration, if its kind can be merged."""
+    check_one(model, "merged into one")
     if model.adapter is None:
         raise UserError("There is no adapter: name a run that made one, or --model and --adapter.")
     config = check_adapter(model.adapter)

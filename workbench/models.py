@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from workbench.cost import ModelShape
 from workbench.errors import UserError
+from workbench.proxy import check_one
 from workbench.quantization import keep_gradients_right, loading_options, parameters_in, quantized_as
 from workbench.types import Model
 
@@ -153,6 +154,7 @@ def load_base(model: Model, dtype: str, device: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    check_one(model, "loaded as one, as for tuning")
     folder = model_folder(model.base, model.revision)
     try:
         with quiet_transformers():

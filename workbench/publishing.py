@@ -22,6 +22,7 @@ from workbench.models import (
     load_tokenizer,
     quiet_transformers,
 )
+from workbench.proxy import check_one
 from workbench.run_folder import RunFolder
 from workbench.training.card import base_of, with_load_section
 from workbench.types import Model, Result
@@ -49,6 +50,7 @@ def publish(run: RunFolder, out: Path, repo: str | None = None) -> list[str]:
             `out` is not empty.
     """
     model = run.read_system().model
+    check_one(model, "published")
     base = base_of(model, run)
     whole, adapter = _inside(model.base, run), _inside(model.adapter, run)
     if whole is None and adapter is None:

@@ -185,8 +185,8 @@ def map_model_paths(data: Any, change: Any) -> Any:
     if not isinstance(data, dict):
         return data
     data = {key: map_model_paths(value, change) for key, value in data.items()}
-    if data.get("type") == "Model":
+    if data.get("type") in ("Model", "Proxy"):
         data |= {key: change(data[key]) for key in ("base", "adapter") if isinstance(data.get(key), str)}
-    if data.get("type") == "BestOfN" and data.get("scorer"):
+    if data.get("type") in ("BestOfN", "WeightedVote", "BeamSearch") and data.get("scorer"):
         data["scorer"] = change(data["scorer"])
     return data

@@ -7,6 +7,7 @@ from typing import Literal
 
 from workbench.engines.base import Engine
 from workbench.errors import UserError
+from workbench.proxy import Proxy, check_one
 from workbench.types import Model
 
 
@@ -42,10 +43,16 @@ def open_engine(model: Model, config: EngineConfig) -> Engine:
     Raises:
         UserError: the model, the device or the server cannot be had.
     """
+    if config.engine != "hf":
+        check_one(model, f"asked with --engine {config.engine}, which does not give three models' logits")
     return ENGINES[config.engine](model, config)
 
 
 def _hf(model: Model, config: EngineConfig) -> Engine:
+    if isinstance(model, Proxy):
+        from workbench.engines.proxy import ProxyEngine
+
+        return ProxyEngine(model, dtype=config.dtype, device=config.device)
     from workbench.engines.hf import HfEngine
 
     return HfEngine(model, dtype=config.dtype, device=config.device)

@@ -16,6 +16,7 @@ from workbench.forgetting import Losses, read_paragraphs, text_losses
 from workbench.models import convert_gguf, first_line, model_folder
 from workbench.progress import Bar
 from workbench.prompts import load_prompt
+from workbench.proxy import check_one
 from workbench.quantization import Size, linear_layers, linear_size, quantized_as, without_weights
 from workbench.quantizing import bitsandbytes_folder, calibration, compressed, gguf_file
 from workbench.quantizing.card import Measured, card, record
@@ -45,6 +46,7 @@ def check(model: Model, scheme: str, settings: Settings, out: Path) -> None:
         UserError: the scheme or a setting does not exist or does not go with it; the model has an adapter, or is
             quantised; `out` is taken; the environment lacks the library.
     """
+    check_one(model, "quantised as one")
     if scheme not in SCHEMES:
         raise unknown_name("scheme", scheme, SCHEMES)
     for name, schemes in _ONLY.items():
