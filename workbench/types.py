@@ -170,12 +170,18 @@ class Request:
         messages: the rendered conversation; contents are plain text, never control tokens.
         indices: which samples are wanted; samples 0–15 are there, then 16–63 are asked for.
         style: as `Prompt.style`.
+        max_tokens: of each of its samples, where that is fewer than the sampling allows.
     """
 
     id: str
     messages: tuple[Message, ...]
     indices: tuple[int, ...] = (0,)
     style: str = "chat"
+    max_tokens: int | None = None
+
+    def limit(self, most: int) -> int:
+        """Tokens of a sample at most, where the sampling allows so many."""
+        return most if self.max_tokens is None else min(most, self.max_tokens)
 
 
 class Finish(StrEnum):

@@ -134,14 +134,14 @@ class FakeEngine:
             at, length = min(ends)
             text = text[: at - length if sampling.keep_stop else at]
         words = [match.end() for match in re.finditer(r"\S+", text)]
-        finish = Finish.STOP
-        if len(words) > sampling.max_tokens:
-            text, finish = text[: words[sampling.max_tokens - 1]], Finish.LENGTH
+        most, finish = request.limit(sampling.max_tokens), Finish.STOP
+        if len(words) > most:
+            text, finish = text[: words[most - 1]], Finish.LENGTH
         return Completion(
             index=index,
             text=text,
             prompt_tokens=prompt_tokens,
-            completion_tokens=min(len(words), sampling.max_tokens),
+            completion_tokens=min(len(words), most),
             logprob=self._logprob(prompt, text),
             finish=finish,
         )

@@ -217,7 +217,10 @@ class HfEngine:
         row.logprob += logprob
         if token in self._ends or self._stopped(row.tokens, sampling.stop):
             row.finish = Finish.STOP
-        elif len(row.tokens) >= sampling.max_tokens or len(row.prompt) + len(row.tokens) >= self.context:
+        elif (
+            len(row.tokens) >= row.request.limit(sampling.max_tokens)
+            or len(row.prompt) + len(row.tokens) >= self.context
+        ):
             row.finish = Finish.LENGTH
 
     def _stopped(self, tokens: list[int], stop: tuple[str, ...]) -> bool:
