@@ -14,8 +14,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from workbench.decodes import BestOfN, Greedy, LabelLikelihood, Majority, Sample, Sampling
+from workbench.decodes import (
+    BestOfN,
+    EarlyMajority,
+    Greedy,
+    LabelLikelihood,
+    Majority,
+    Sample,
+    Sampling,
+    WeightedVote,
+)
 from workbench.errors import UserError
+from workbench.proxy import Proxy
+from workbench.step_decodes import BeamSearch, BudgetForcing, Revision
 from workbench.types import (
     Completion,
     CostToMake,
@@ -95,8 +106,9 @@ def from_json(data: Any) -> Any:
 _TYPES: dict[str, Any] = {
     cls.__name__: cls
     for cls in (
-        Model, Message, Example, Shots, Prompt, Sampling, Greedy, Sample, Majority, BestOfN,
-        LabelLikelihood, System,
+        Model, Proxy, Message, Example, Shots, Prompt, Sampling, Greedy, Sample, Majority, EarlyMajority,
+        BestOfN, WeightedVote,
+        LabelLikelihood, BeamSearch, Revision, BudgetForcing, System,
         Request, Completion, Outcome, Interval, CostToMake, CostToUse, Result,
     )
 }  # fmt: skip
@@ -121,6 +133,8 @@ def model_identity(model: Model) -> dict[str, Any]:
         identity["base"] = folder_hash(model.base)
     if model.adapter is not None:
         identity["adapter"] = folder_hash(model.adapter)
+    if isinstance(model, Proxy):
+        identity |= {"expert": model_identity(model.expert), "antiexpert": model_identity(model.antiexpert)}
     return identity
 
 
@@ -128,8 +142,11 @@ def system_hash(system: System) -> str:
     """The System's name everywhere. Equal content gives an equal hash, wherever its folders lie."""
     content = to_json(system, defaults=False)
     content["model"] = model_identity(system.model)
-    if isinstance(system.decode, BestOfN) and Path(system.decode.scorer).is_dir():
+    if isinstance(system.decode, (BestOfN, BeamSearch)) and Path(system.decode.scorer).is_dir():
         content["decode"]["scorer"] = folder_hash(system.decode.scorer)
+    for name in ("judge", "critique", "revise"):  # prompts by name, or files of one's own
+        if Path(content["decode"].get(name, "")).is_file():
+            content["decode"][name] = file_hash(content["decode"][name])
     shots = system.prompt.shots
     if shots is not None and shots.encoder is not None and Path(shots.encoder).is_dir():
         # A sentence encoder's parts lie in the folder itself and in folders of their own.

@@ -202,8 +202,8 @@ def shared_rows(found: dict[str, Vocabulary]) -> int:
                 told = "it has no such token" if other is None else f"its id there is {other}"
                 raise UserError(
                     f"The {name} has another vocabulary than the base: the base's token {token!r} has the id "
-                    f"{id}; in the {name} {told}. Logits of different vocabularies cannot be added: take an {name} of "
-                    "the base's family."
+                    f"{id}; in the {name} {told}. Logits of different vocabularies cannot be added: take an "
+                    f"{name} of the base's family."
                 )
         rows = min([rows, theirs, *(id for id in others.values() if id not in known)])
     if known and rows <= max(known):
