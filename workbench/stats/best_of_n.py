@@ -56,13 +56,17 @@ def best_of_n_curve(scores: ArrayLike, correct: ArrayLike, ks: Sequence[int]) ->
     order_QN = np.argsort(-scores_QN, axis=1, kind="stable")  # equal scores stay in the samples' order
     chosen_QN = np.where(np.isneginf(scores_QN), 0.0, correct_QN)
     ranked_QN = np.take_along_axis(chosen_QN, order_QN, axis=1)
-    weights_NK = np.array([_weights(n, k) for k in ks]).reshape(len(ks), n).T
-    return np.asarray(np.clip(ranked_QN @ weights_NK, 0.0, 1.0))  # rounding may go a hair above
+    return np.asarray(np.clip(ranked_QN @ subset_weights(n, ks), 0.0, 1.0))  # rounding may go a hair above
 
 
-def _weights(n: int, k: int) -> list[float]:
-    """C(n−1−i, k−1)/C(n, k) for i = 0 … n−1: each from the one before, so that no binomial overflows."""
-    weights = [k / n]
-    for i in range(n - 1):
-        weights.append(weights[-1] * max(0, n - k - i) / (n - 1 - i))
-    return weights
+def subset_weights(n: int, ks: Sequence[int]) -> Floats:
+    """C(n−1−i, k−1)/C(n, k): the chance that the sample of rank i is the best of k; shape [n, len(ks)].
+
+    Each is made from the one before, so that no binomial overflows.
+    """
+    weights_NK = np.empty((n, len(ks)))
+    row_K, ks_K = np.asarray(ks, dtype=np.float64) / n, np.asarray(ks, dtype=np.int64)
+    for i in range(n):
+        weights_NK[i] = row_K
+        row_K = row_K * np.maximum(0, n - ks_K - i) / max(1, n - 1 - i)
+    return weights_NK

@@ -78,7 +78,7 @@ def fit_coverage(ks: Sequence[float], coverage: Sequence[float]) -> CoverageFit:
         coverage: pass@k at each, in [0, 1]. At least two different ks need one strictly between 0 and 1.
 
     Raises:
-        UserError: there are too few points, or one is out of range.
+        UserError: there are too few points, one is out of range, or no law fits them.
     """
     if len(ks) != len(coverage):
         raise UserError(f"There are {len(ks)} ks and {len(coverage)} coverages: one is needed for each k.")
@@ -98,7 +98,10 @@ def fit_coverage(ks: Sequence[float], coverage: Sequence[float]) -> CoverageFit:
         return np.asarray(np.exp(-np.exp(log_a + b * x)))
 
     with np.errstate(over="ignore"):  # a far-off trial step: the law is then 0
-        (log_a, b), covariance = curve_fit(law, log_k, shares, p0=(offset, slope))
+        try:
+            (log_a, b), covariance = curve_fit(law, log_k, shares, p0=(offset, slope))
+        except RuntimeError as error:
+            raise UserError("No coverage law fits these points: least squares does not settle.") from error
     a = -math.exp(log_a)
     log_a_error, b_error = np.sqrt(np.diag(covariance))
     return CoverageFit(a, float(b), abs(a) * float(log_a_error), float(b_error))
