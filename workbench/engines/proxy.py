@@ -7,6 +7,7 @@ expert's logits to the last bit. An expert that is a LoRA on a model that is the
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -62,13 +63,24 @@ class ProxyEngine(HfEngine):
         )  # fmt: skip
         if not base.encoder.tokenizer.chat_template and expert.encoder.tokenizer.chat_template:
             self.encoder = expert.encoder
-        shares = shares_of(keys["base"], keys["expert"], keys["antiexpert"], model.alpha)
+        self._keys = keys["base"], keys["expert"], keys["antiexpert"]
+        shares = shares_of(*self._keys, model.alpha)
         passes = [_Pass(opened[key].weights, shares[key], wanted[key][1].adapter is None) for key in shares]
         self.weights = Steered(passes, rows)
         self._shape = together([opened[key].shape for key in shares])
         self._context = min(engine.context for engine in opened.values())
         self._ends = base._ends | expert._ends
         self._version += " proxy"
+
+    def at(self, alpha: float) -> "ProxyEngine":
+        """The same weights with another α; nothing is loaded."""
+        shares = shares_of(*self._keys, alpha)
+        other = copy(self)
+        passes = [
+            replace(one, share=share) for one, share in zip(self.weights.passes, shares.values(), strict=True)
+        ]
+        other.weights = Steered(passes, self.weights.rows)
+        return other
 
     @property
     def passes(self) -> int:
