@@ -20,8 +20,11 @@ FLOORS = (
         "workbench/ladder.py", "workbench/sensitivity.py", "workbench/sweep.py", "workbench/ui/",
         "workbench/report_parity_html.py",
     ),
-    ("workbench/report_parity.py", "workbench/aligning.py", "workbench/ladder_estimate.py"),
-    ("workbench/rungs.py", "workbench/tuning.py", "workbench/parity/"),
+    (
+        "workbench/report_parity.py", "workbench/aligning.py", "workbench/ladder_estimate.py",
+        "workbench/report_pool.py", "workbench/compute_optimal.py",
+    ),
+    ("workbench/rungs.py", "workbench/tuning.py", "workbench/parity/", "workbench/pooling.py"),
     ("workbench/methods/", "workbench/session.py"),
     (
         "workbench/searching/",
@@ -29,14 +32,18 @@ FLOORS = (
         "workbench/instructing/",
         "workbench/preferring/",
         "workbench/before_after.py",
+        "workbench/report_curves.py",
     ),
     ("workbench/forgetting.py",),
     (
         "workbench/harness.py", "workbench/drawing.py", "workbench/report_html.py", "workbench/publishing.py",
         "workbench/made_data.py",
     ),
-    ("workbench/report.py", "workbench/metrics.py", "workbench/chat_terminal.py"),
-    ("workbench/report_forgetting.py", "workbench/chatting.py", "workbench/batch.py"),
+    ("workbench/report.py", "workbench/metrics.py", "workbench/pools.py", "workbench/chat_terminal.py"),
+    (
+        "workbench/report_forgetting.py", "workbench/chatting.py", "workbench/batch.py",
+        "workbench/choice_metrics.py",
+    ),
     (
         "workbench/decoding/", "workbench/training/", "workbench/serving/", "workbench/compare.py",
         "workbench/exemplars.py", "workbench/model_flags.py",
