@@ -56,7 +56,7 @@ def test_the_library_has_what_its_purposes_need() -> None:
     purposes = {name: purpose_of(name) for name in prompt_names()}
     assert {
         "arithmetic", "phrasebank", "gsm8k", "classify", "question", "persona", "extract", "critique", "revise",
-        "judge-score", "judge-pair", "constitution-critique", "constitution-revise",
+        "judge-score", "judge-pair", "judge-answer", "constitution-critique", "constitution-revise",
     } <= set(purposes.values())  # fmt: skip
     chat = {name for name in prompt_names() if load_prompt(name).style == "chat"}
     for purpose in ("arithmetic", "phrasebank"):  # prompt sensitivity has something to vary

@@ -69,7 +69,9 @@ def together(shapes: Sequence[ModelShape]) -> ModelShape:
     )
 
 
-def inference_flops(shape: ModelShape, prompt_tokens: float, completion_tokens: float, samples: int = 1) -> float:
+def inference_flops(
+    shape: ModelShape, prompt_tokens: float, completion_tokens: float, samples: float = 1
+) -> float:
     """FLOPs of answering one question: its prompt once, then `samples` completions of it.
 
     Each token costs 2N for the weights (Kaplan et al. 2020, §2.1; N is all parameters here, for the output
@@ -82,7 +84,7 @@ def inference_flops(shape: ModelShape, prompt_tokens: float, completion_tokens: 
         shape: the model's sizes.
         prompt_tokens: P; a mean over questions will do.
         completion_tokens: C, for one sample; a mean over samples will do.
-        samples: completions that share this prompt.
+        samples: completions that share this prompt; a mean over questions will do.
 
     Raises:
         UserError: a count is negative or not finite.

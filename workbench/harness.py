@@ -7,17 +7,21 @@ time, so a better grader regrades what is stored. This is the only file that ope
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from workbench.decodes import BestOfN, Decode, LabelLikelihood
+from workbench.choice_metrics import decode_metrics, early_metrics
+from workbench.decodes import OWN_SCORERS, BestOfN, Decode, EarlyMajority, LabelLikelihood
 from workbench.decoding.ask import completions, room_needed, samples
-from workbench.decoding.best_of_n import Scorer, reward, rewards
+from workbench.decoding.best_of_n import Scorer
 from workbench.decoding.choosing import Graded, chosen, graded, labelled
+from workbench.decoding.early import Drawn, draw_until_settled
 from workbench.decoding.labels import check_labels, content_free_requests
+from workbench.decoding.scorers import Scores, scored
 from workbench.engines.base import Engine
 from workbench.errors import UserError, check_range
 from workbench.exemplars import choose_fitting, dropped_note
 from workbench.identity import short_hash, system_hash
-from workbench.metrics import cost_to_use, decode_metrics, score_interval, with_scoring
+from workbench.metrics import class_metrics, cost_to_use, score_interval, with_scoring
 from workbench.prompts import render
 from workbench.store import Store
 from workbench.tasks.base import Task, open_test
@@ -74,27 +78,24 @@ def evaluate(
         questions: how many, from the split's beginning; None is all.
         cost_to_make: what making the System cost, to go with the result.
         progress: called with (done, total) as completions come.
-        scorer: the reward model that a decode of the kind `BestOfN` names, ready.
+        scorer: the reward model whose folder a decode names, ready.
 
     Raises:
         UserError: the System cannot be asked, or every request failed.
     """
-    if isinstance(system.decode, BestOfN) and scorer is None:
-        raise UserError("Best of n is not measured here: `workbench best_of_n` and `workbench evaluate` do.")
+    decode = system.decode
+    if isinstance(decode, BestOfN) and decode.scorer not in OWN_SCORERS and scorer is None:
+        raise UserError(
+            "A reward model does not choose here: in `workbench best_of_n` and `workbench evaluate` it does."
+        )
     asked, dropped = _asked(system, task, questions_of(task, split, questions), engine)
     distinct = {request.id: request for one in asked for request in (one.request, *one.content_free)}
-    # In one call, because an engine shares the prefixes of what it gets together.
-    drawn = completions(system, list(distinct.values()), task.labels, engine, store, progress)
-    written = not isinstance(system.decode, LabelLikelihood)  # else there is no text to grade, only scores
-    grades = [[graded(task, one.example, c) for c in drawn[one.request.id] if written] for one in asked]
-    rated: Mapping[str, Sequence[Completion | None]] = {}
-    if isinstance(system.decode, BestOfN) and scorer is not None:
-        rated = rewards(system.decode, [one.request for one in asked], drawn, scorer, store, progress)
-    outcomes = [
-        _outcome(system.decode, task, one, row, drawn, rated) for one, row in zip(asked, grades, strict=True)
-    ]
-    scored = [c for row in rated.values() for c in row if c is not None]
-    failed = [c for c in (*(c for texts in drawn.values() for c in texts), *scored) if c.finish is Finish.ERROR]
+    drawing = _draw(system, task, asked, list(distinct.values()), engine, store, progress)
+    drawn = drawing.completions
+    grades = [_grades(task, one.example, drawn[one.request.id], decode) for one in asked]
+    told = scored(system, [one.request for one in asked], drawn, grades, engine, scorer, store, progress)
+    outcomes = [_outcome(decode, task, one, row, drawn, told) for one, row in zip(asked, grades, strict=True)]
+    failed = [c for texts in drawn.values() for c in texts if c.finish is Finish.ERROR] + told.failed
     if all(outcome.score is None for outcome in outcomes):
         first = f"The first: {failed[0].error}" if failed else "The scores that came are no numbers"
         raise UserError(f"No question was answered: {len(failed)} requests failed. {first}.")
@@ -106,9 +107,14 @@ def evaluate(
             f"{len(failed)} requests failed and are no answers; the first: {failed[0].error}. "
             "The same command asks for them again."
         )
-    values = [[reward(c) for c in rated[one.request.id]] for one in asked] if rated else []
-    metrics, sentences = decode_metrics(system.decode, task.labels, grades, outcomes, values)
-    notes += sentences
+    metrics = class_metrics(outcomes, task.labels) if task.labels else {}
+    values = [told.values[one.request.id] for one in asked] if told.values else []
+    for more, sentences in (
+        decode_metrics(decode, grades, outcomes, values),
+        _saved(decode, task, asked, outcomes, drawing),
+    ):
+        metrics |= more
+        notes += sentences
     counts = Counter(outcome.status for outcome in outcomes)
     answered = [one for one, outcome in zip(asked, outcomes, strict=True) if outcome.score is not None]
     shared = dict.fromkeys(request.id for one in answered for request in one.content_free)
@@ -116,10 +122,11 @@ def evaluate(
         engine.shape,
         [drawn[one.request.id] for one in answered],
         [drawn[id] for id in shared],
-        samples(system.decode),
+        fmean(len(drawn[one.request.id]) for one in answered) if drawing.rounds else samples(decode),
+        [drawing.rounds[one.request.id] for one in answered] if drawing.rounds else (),
     )
-    if scorer is not None and rated:
-        use = with_scoring(use, scorer.shape, [rated[one.request.id] for one in answered])
+    if told.rated:
+        use = with_scoring(use, told.shape, [told.rated[one.request.id] for one in answered])
     return Result(
         system=system_hash(system),
         task=task.name,
@@ -170,15 +177,57 @@ def _asked(system: System, task: Task, examples: Sequence[Example], engine: Engi
     return asked, dropped_note(dropped, engine.context)
 
 
+def _draw(
+    system: System,
+    task: Task,
+    asked: Sequence[_Asked],
+    requests: Sequence[Request],
+    engine: Engine,
+    store: Store,
+    progress: Progress,
+) -> Drawn:
+    """Every completion that the decode needs: in one call, because an engine shares what prompts begin with."""
+    if isinstance(system.decode, EarlyMajority):
+        examples = {one.request.id: one.example for one in asked}
+
+        def answer_of(id: str, completion: Completion) -> str | None:
+            return graded(task, examples[id], completion)[1]
+
+        return draw_until_settled(system, requests, answer_of, engine, store, progress)
+    return Drawn(completions(system, requests, task.labels, engine, store, progress))
+
+
+def _grades(task: Task, example: Example, found: Sequence[Completion], decode: Decode) -> list[Graded]:
+    """Of each completion; none where there is no text to grade, only scores."""
+    return [] if isinstance(decode, LabelLikelihood) else [graded(task, example, c) for c in found]
+
+
 def _outcome(
     decode: Decode,
     task: Task,
     asked: _Asked,
     grades: Sequence[Graded],
     drawn: Mapping[str, Sequence[Completion]],
-    rated: Mapping[str, Sequence[Completion | None]],
+    told: Scores,
 ) -> Outcome:
     example, found = asked.example, drawn[asked.request.id]
     if isinstance(decode, LabelLikelihood):
         return labelled(decode, task.labels, example, found, [drawn[free.id] for free in asked.content_free])
-    return chosen(decode, example, grades, found, rated.get(asked.request.id, ()))
+    return chosen(decode, example, grades, found, told.values.get(asked.request.id, ()))
+
+
+def _saved(
+    decode: Decode, task: Task, asked: Sequence[_Asked], outcomes: Sequence[Outcome], drawing: Drawn
+) -> tuple[dict[str, float], list[str]]:
+    """What stopping early saved, and what it cost beside the whole vote, where the store has that."""
+    if not isinstance(decode, EarlyMajority):
+        return {}, []
+    ids = [one.request.id for one in asked]
+    pool = [drawing.pool[id] for id in ids] if drawing.pool else []
+    full = [
+        chosen(decode, one.example, _grades(task, one.example, found, decode), found)
+        for one, found in zip(asked, pool, strict=bool(pool))
+    ]
+    drawn, rounds = [drawing.completions[id] for id in ids], [drawing.rounds[id] for id in ids]
+    metrics, sentence = early_metrics(decode, outcomes, drawn, rounds, full, pool)
+    return metrics, [sentence] if sentence else []

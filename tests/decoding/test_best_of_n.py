@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from workbench.choice_metrics import scored_metrics
 from workbench.cost import ModelShape
 from workbench.decodes import BestOfN, Majority, Sample
 from workbench.decoding.ask import stream_key
@@ -16,7 +17,6 @@ from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
 from workbench.harness import evaluate
 from workbench.identity import from_json, system_hash, to_json
-from workbench.metrics import best_of_n_curve_metrics
 from workbench.run_folder import read_system
 from workbench.runs import Run
 from workbench.store import Store
@@ -119,13 +119,14 @@ def test_the_best_scored_sample_answers(store: Store, folder: str) -> None:
 def test_all_curves_are_of_the_questions_whose_rewards_are_all_there() -> None:
     right, wrong, failed = (Status.CORRECT, "7"), (Status.WRONG, "5"), (Status.ERROR, None)
     graded = [[right, wrong], [wrong, wrong], [right, right], [right, failed]]
-    metrics, sentence = best_of_n_curve_metrics(graded, [[2.0, 1], [0, 1], [1, math.nan], [1, math.nan]], 2)
+    two = BestOfN(n=2, scorer="rewards")
+    metrics, sentence = scored_metrics(graded, [[2.0, 1], [0, 1], [1, math.nan], [1, math.nan]], two)
     assert sentence.startswith("Best of 2 on 2 questions")
     assert metrics["curve_questions"] == 2
     assert [metrics[f"{name}@1"] for name in ("pass", "majority", "best_of")] == [0.25, 0.25, 0.25]
     assert metrics["one_sample"] == 0.25
     assert metrics["pass@2"] == metrics["best_of@2"] == 0.5
-    assert best_of_n_curve_metrics(graded[2:], [[1, math.nan]] * 2, 2) == ({"curve_questions": 0}, "")
+    assert scored_metrics(graded[2:], [[1, math.nan]] * 2, two) == ({"curve_questions": 0}, "")
 
 
 @pytest.mark.parametrize(
@@ -210,17 +211,15 @@ def test_a_run_can_be_moved_with_its_reward_model(tmp_path: Path) -> None:
 
 
 def test_without_a_scorer_it_is_refused(store: Store, folder: str) -> None:
-    with pytest.raises(UserError, match="Best of n is not measured here"):
+    with pytest.raises(UserError, match="A reward model does not choose here"):
         measure(store, folder, ["It is 7"], None)
 
 
 def test_best() -> None:
-    def rated(value: float) -> Completion:
-        return Completion(0, "", logprob=value, finish=Finish.SCORED)
-
     assert best([]) is None
-    assert best([None, None]) is None
-    assert best([None, rated(-3.0), rated(-2.0), rated(-2.0)]) == 2
+    assert best([-math.inf, -math.inf]) is None
+    assert best([-math.inf, -3.0, -2.0, -2.0]) == 2
     assert reward(None) == -math.inf
-    with pytest.raises(ValueError, match="no reward"):
-        best([rated(1.0), Completion(0, "", finish=Finish.ERROR, error="x")])
+    assert math.isnan(reward(Completion(0, "", finish=Finish.ERROR, error="x")))
+    with pytest.raises(ValueError, match="no score"):
+        best([1.0, math.nan])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from workbench.decodes import Greedy
+from workbench.decoding.labels import first_of_two
 from workbench.drawing import Drawer
 from workbench.engines import EngineConfig
 from workbench.engines.base import Batch
@@ -301,10 +302,10 @@ def test_reasons_that_are_cut_off_and_verdicts_that_fail_give_no_pair(drawer_of:
 )
 def test_a_letter_s_probability_is_normalised_over_both(a: float, b: float, expected: float) -> None:
     scored = [Completion(0, "A", logprob=a), Completion(1, "B", logprob=b)]
-    assert judge.first_letter(scored) == pytest.approx(expected)
-    assert judge.first_letter(scored[:1]) is None
-    assert judge.first_letter([replace(scored[0], finish=Finish.ERROR), scored[1]]) is None
-    assert judge.first_letter([replace(scored[0], logprob=-math.inf), scored[1]]) is None
+    assert first_of_two(scored) == pytest.approx(expected)
+    assert first_of_two(scored[:1]) is None
+    assert first_of_two([replace(scored[0], finish=Finish.ERROR), scored[1]]) is None
+    assert first_of_two([replace(scored[0], logprob=-math.inf), scored[1]]) is None
 
 
 def test_requests_about_other_texts_have_other_ids() -> None:

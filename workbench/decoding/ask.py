@@ -128,12 +128,15 @@ def _batches(
     return engine.sample(wanted, sampling)
 
 
+def as_continuations(request: Request, labels: Sequence[str]) -> list[str]:
+    """Labels as they stand behind a prompt: after text that ends in no space, a label brings its own."""
+    ends_bare = request.style == "text" and not request.messages[-1].content[-1:].isspace()
+    return [f" {label}" if ends_bare else label for label in labels]
+
+
 def _scored(engine: Engine, wanted: Sequence[Request], labels: Sequence[str]) -> Iterator[Batch]:
-    """Label scores under the labels' own names: after text that ends in no space, a label brings its own."""
-    texts = []
-    for request in wanted:
-        ends_bare = request.style == "text" and not request.messages[-1].content[-1:].isspace()
-        texts.append([f" {label}" if ends_bare else label for label in labels])
+    """Label scores under the labels' own names."""
+    texts = [as_continuations(request, labels) for request in wanted]
     for batch in engine.logprobs(wanted, texts):
         named: Batch = [(name, replace(c, text=labels[c.index])) for name, c in batch]
         yield named

@@ -1,24 +1,23 @@
-"""Best of n: of a question's samples the one that a reward model likes best (Cobbe et al. 2021, arXiv 2110.14168).
+"""Best of n: of a question's samples the one that a scorer likes best (Cobbe et al. 2021, arXiv 2110.14168).
 
 A sample that failed or was cut off cannot be chosen, because a reward model has learned on whole answers; one in
-which no answer can be found can, for the reward model does not know the grader. Of equal rewards the earlier
-sample wins. Rewards are kept in the store by the reward model's content, the conversation and the answer's text,
-so that an answer that is drawn twice is scored once, and has one reward.
+which no answer can be found can, for the scorer does not know the grader. Of equal scores the earlier sample wins.
+Scores are kept in the store by what gives them, the conversation and the answer's text, so that an answer that is
+drawn twice is scored once, and has one score.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from workbench.cost import ModelShape
-from workbench.decodes import BestOfN
-from workbench.identity import folder_hash, short_hash
+from workbench.identity import short_hash
 from workbench.store import Store
 from workbench.types import Completion, Finish, Request
 
 
 class Scorer(Protocol):
-    """A reward model: a number for an answer behind its conversation."""
+    """A reward model, or what stands for one: a number for an answer behind its conversation."""
 
     @property
     def version(self) -> str:
@@ -40,27 +39,27 @@ class Scorer(Protocol):
 
 
 def rewards(
-    decode: BestOfN,
+    key: Mapping[str, Any],
     requests: Sequence[Request],
     drawn: Mapping[str, Sequence[Completion]],
     scorer: Scorer,
     store: Store,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, list[Completion | None]]:
-    """What the reward model says of each completion, in the order of `drawn`; None where it cannot be chosen.
+    """What a scorer says of each completion, in the order of `drawn`; None where it cannot be chosen.
 
     Args:
-        decode: names the reward model.
+        key: names the scores in the store: whatever may change one.
         requests: the questions as they were asked.
         drawn: their completions.
-        scorer: the reward model, ready.
-        store: stored rewards are not asked for again; failed ones are.
+        scorer: ready.
+        store: stored scores are not asked for again; failed ones are.
         progress: called with (done, total) after every batch.
 
     Raises:
-        UserError: there is no such reward model, or the server died; what was scored is stored.
+        UserError: the server died; what was scored is stored.
     """
-    stream = store.stream({"scorer": folder_hash(decode.scorer), "how": "reward", "engine": scorer.version})
+    stream = store.stream(key)
     asked: dict[str, tuple[Request, str]] = {}
     names: dict[str, list[str | None]] = {}
     for request in requests:
@@ -85,17 +84,16 @@ def rewards(
     return {id: [None if name is None else found[name] for name in row] for id, row in names.items()}
 
 
-def best(rated: Sequence[Completion | None]) -> int | None:
-    """The place of the highest reward, the first of equal ones; None where no sample can be chosen.
+def best(scores: Sequence[float]) -> int | None:
+    """The place of the highest score, the first of equal ones; None where no sample can be chosen.
 
     Raises:
-        ValueError: a reward is missing, so that the best may be the one that it is of.
+        ValueError: a score is NaN, so that the best may be the one that it is of.
     """
-    values = [reward(one) for one in rated]
-    if any(math.isnan(value) for value in values):
-        raise ValueError("a sample has no reward")
-    place = max(range(len(values)), key=values.__getitem__, default=None)
-    return None if place is None or values[place] == -math.inf else place
+    if any(math.isnan(score) for score in scores):
+        raise ValueError("a sample has no score")
+    place = max(range(len(scores)), key=scores.__getitem__, default=None)
+    return None if place is None or scores[place] == -math.inf else place
 
 
 def reward(rated: Completion | None) -> float:
@@ -103,6 +101,22 @@ def reward(rated: Completion | None) -> float:
     if rated is None:
         return -math.inf
     return rated.logprob if _is_number(rated) and rated.logprob is not None else math.nan
+
+
+def weight(scorer: str, score: float) -> float:
+    """A sample's weight in a weighted vote, from 0 up; 0 of one that cannot be chosen.
+
+    Args:
+        scorer: what gave the score.
+        score: a number, or −∞ of a sample that cannot be chosen.
+    """
+    if score == -math.inf:
+        return 0.0
+    if scorer == "logprob":
+        return math.exp(score)
+    if scorer in ("verifier", "self-certainty", "judge"):
+        return max(0.0, score)  # a divergence from uniform may round to a hair below 0
+    return 1 / (1 + math.exp(-score)) if score > -700 else 0.0
 
 
 def _is_number(rated: Completion) -> bool:

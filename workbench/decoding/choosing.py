@@ -7,10 +7,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from workbench.decodes import BestOfN, Decode, LabelLikelihood, Majority
-from workbench.decoding.best_of_n import best, reward
+from workbench.decodes import BestOfN, Decode, LabelLikelihood, Majority, WeightedVote
+from workbench.decoding.best_of_n import best, weight
 from workbench.decoding.labels import most_likely
-from workbench.decoding.vote import majority
+from workbench.decoding.vote import majority, weighted_majority
 from workbench.tasks.base import Task
 from workbench.types import Completion, Example, Finish, Outcome, Status
 
@@ -53,7 +53,7 @@ def chosen(
     example: Example,
     grades: Sequence[Graded],
     found: Sequence[Completion],
-    rated: Sequence[Completion | None] = (),
+    scores: Sequence[float] = (),
 ) -> Outcome:
     """The outcome that a decode which generates makes of a question's samples.
 
@@ -62,7 +62,8 @@ def chosen(
         example: the question.
         grades: of the samples.
         found: the samples.
-        rated: what a scorer says of them, where the decode names one; None of a sample that cannot be chosen.
+        scores: of the samples, where the decode names a scorer; −∞ of one that cannot be chosen, NaN of one that
+            could not be scored, which makes the outcome an error.
     """
     answered = [(g, c) for g, c in zip(grades, found, strict=True) if g[0] is not Status.ERROR]
     if not answered:
@@ -70,7 +71,13 @@ def chosen(
     if isinstance(decode, Majority):
         return _voted(example, answered)
     if isinstance(decode, BestOfN):
-        return _best(example, answered, grades, found, rated)
+        if any(math.isnan(score) for score in scores):
+            return _error(example)
+        if isinstance(decode, WeightedVote):
+            weights = [weight(decode.scorer, score) for score in scores]
+            answers = [answer for _, answer in grades]
+            return _of_answer(example, answered, weighted_majority(example.id, answers, weights))
+        return _best(example, answered, grades, found, scores)
     return _mean(example, answered)
 
 
@@ -94,12 +101,10 @@ def _best(
     answered: Answered,
     grades: Sequence[Graded],
     found: Sequence[Completion],
-    rated: Sequence[Completion | None],
+    scores: Sequence[float],
 ) -> Outcome:
-    """The outcome of the sample with the highest reward; an error where a sample could not be scored."""
-    if any(math.isnan(reward(one)) for one in rated):
-        return _error(example)
-    place = best(rated)
+    """The outcome of the sample with the highest score."""
+    place = best(scores)
     if place is None:
         return _nobody(example, answered)
     (status, answer), text = grades[place], found[place].text

@@ -7,6 +7,7 @@ probability is renormalised over the labels; here a label of several tokens has 
 geometric mean where the decode normalises, while the paper's labels are single tokens.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
@@ -79,6 +80,18 @@ def most_likely(
         return labels[int(np.argmax(whole[0]))]
     p = label_probabilities(whole)
     return labels[int(np.argmax(calibrated(p[0], p[1:])))]
+
+
+def first_of_two(scored: Sequence[Completion]) -> float | None:
+    """The probability of the first of two texts beside the second, from their log-probabilities.
+
+    None where one is missing or their difference is no number.
+    """
+    by_index = {c.index: c.logprob for c in scored if c.finish is not Finish.ERROR}
+    first, second = by_index.get(0), by_index.get(1)
+    if first is None or second is None or not math.isfinite(first - second):
+        return None
+    return 1 / (1 + math.exp(min(second - first, 700.0)))
 
 
 def _scores(decode: LabelLikelihood, labels: Sequence[str], found: Sequence[Completion]) -> list[float] | None:

@@ -8,7 +8,6 @@ file has; and the average is a hard choice with the probabilities' difference as
 preference model learns the probability itself.
 """
 
-import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -17,13 +16,14 @@ from itertools import combinations
 from typing import Any
 
 from workbench.decodes import Greedy, LabelLikelihood
+from workbench.decoding.labels import first_of_two
 from workbench.drawing import Drawer
 from workbench.preferring.answers import Answered, asked, usable
 from workbench.preferring.bias import position_bias
 from workbench.preferring.pairs import Pair
 from workbench.prompts import load_prompt
 from workbench.training.card import together
-from workbench.types import Completion, CostToMake, Example, Finish, Model, Request, System
+from workbench.types import CostToMake, Example, Finish, Model, Request, System
 
 LETTERS = ("A", "B")
 CLAMP = (0.4, 0.6)
@@ -130,7 +130,7 @@ def preferences(
     scored = drawer.draw(System(judge, prompt, LabelLikelihood()), _once(letters), "verdicts", LETTERS)
     costs.append(scored.cost)
     ids = iter(letters)
-    for_a = [None if bad else first_letter(scored.completions[next(ids).id]) for bad in cut]
+    for_a = [None if bad else first_of_two(scored.completions[next(ids).id]) for bad in cut]
     found: list[tuple[float, float] | None] = []
     for i in range(len(duels)):
         first, second = for_a[i], for_a[i + len(duels)]
@@ -143,15 +143,6 @@ def preferences(
         else:
             found.append((first, 1 - second))
     return found, together(costs)
-
-
-def first_letter(scored: Sequence[Completion]) -> float | None:
-    """The probability of A beside B, from their log-probabilities; None where one is missing."""
-    by_letter = {c.index: c.logprob for c in scored if c.finish is not Finish.ERROR}
-    a, b = by_letter.get(0), by_letter.get(1)
-    if a is None or b is None or not math.isfinite(a - b):
-        return None
-    return 1 / (1 + math.exp(min(b - a, 700.0)))
 
 
 def _once(requests: Sequence[Request]) -> list[Request]:
