@@ -20,14 +20,17 @@ from workbench.methods.few_shot import Config as FewShotConfig
 from workbench.methods.grpo import Config as GrpoConfig
 from workbench.methods.lora import Config as LoraConfig
 from workbench.methods.prompt_search import Config as SearchConfig
+from workbench.methods.proxy_tuning import Config as ProxyConfig
 from workbench.methods.reward_model import Config as RewardConfig
 from workbench.methods.soft_prompt import PrefixTuning, PromptTuning
 from workbench.preferring.given import Pairs
+from workbench.proxy import Proxy
 from workbench.report import Rung
+from workbench.run_folder import RunFolder
 from workbench.rungs import DEFAULT, DEFAULTS, RUNGS, Config, Tuned
 from workbench.session import Session, Setup
 from workbench.training.config import Training
-from workbench.types import Request, Selection
+from workbench.types import Model, Request, Selection
 
 CONFIG = Config(few_shot=FewShotConfig(shots=2), vote=Majority(n=4))
 
@@ -61,7 +64,7 @@ def climbed(setup: Setup, *rungs: str, **changes: Any) -> list[Rung]:
 PLAIN = tuple(
     name
     for name, slots in RUNGS.items()
-    if not (slots.tuned or slots.searched or slots.calibrated or slots.scored)
+    if not (slots.tuned or slots.steered or slots.searched or slots.calibrated or slots.scored)
     and slots.exemplars not in ("balanced", "sentence-transformer")
 )
 
@@ -120,6 +123,26 @@ def test_soft_prompts_are_learned_once_for_all_their_rungs(setup: Setup, tiny_mo
     for kind, parameters in (("prompt-tuning", 3 * 32), ("prefix-tuning", 3 * 2 * 2 * 16)):
         assert costs[kind] == costs[f"{kind}-majority-vote"]
         assert costs[kind].parameters == parameters
+
+
+def test_the_adapter_of_the_rung_lora_steers_the_model(setup: Setup, tiny_model: Path) -> None:
+    training = Training(epochs=1, batch_size=4, micro_batch=4, examples=8, precision="float32")
+    real = replace(setup, model=str(tiny_model), engine=EngineConfig(dtype="float32"), questions=2)
+    names, settings = ("zero-shot", "lora", "proxy-tuning"), ProxyConfig(alphas=(1.0, 2.0), alpha_questions=1)
+    found = climbed(real, *names, lora=LoraConfig(rank=2, training=training), proxy_tuning=settings)
+    zero, lora, steered = (rung.result for rung in found)
+    assert steered.cost_to_make.parameters == lora.cost_to_make.parameters > 0
+    assert steered.cost_to_make.tokens > lora.cost_to_make.tokens
+    assert zero.cost_to_use.flops is not None
+    assert steered.cost_to_use.flops is not None
+    assert steered.cost_to_use.flops > 1.5 * zero.cost_to_use.flops, "two passes a token"
+    [folder] = setup.runs.glob("ladder-*/proxy-tuning")
+    model = RunFolder(folder).read_system().model
+    assert isinstance(model, Proxy)
+    assert (model.steered, model.antiexpert) == (Model(str(tiny_model)), Model(str(tiny_model)))
+    assert Path(str(model.expert.adapter)) == folder.parent.resolve() / "lora" / "adapter"
+    again = climbed(real, *names, lora=LoraConfig(rank=2, training=training), proxy_tuning=settings)
+    assert [rung.result for rung in again] == [rung.result for rung in found]
 
 
 def test_every_way_of_tuning_is_there() -> None:

@@ -27,6 +27,7 @@ from workbench.methods import (
     label_scoring,
     lora,
     prompt_search,
+    proxy_tuning,
     qlora,
     reward_model,
     self_improve,
@@ -42,7 +43,7 @@ from workbench.report_html import ChangedExample, write_html
 from workbench.rungs import DEFAULT, DEFAULTS, RUNGS, Config, Tuned
 from workbench.runs import Run, RunFolder
 from workbench.session import Session, content_of, one_sample
-from workbench.training.card import cost_of
+from workbench.training.card import cost_of, together
 from workbench.tuning import Adapt, tune, with_forgetting, with_weights
 from workbench.types import CostToMake, Result, System
 
@@ -126,6 +127,8 @@ def _rung(session: Session, name: str, config: Config, probe: Probe | None) -> R
         adapt = partial(drawing, drawer=session.drawer) if drawing else TUNING[slots.tuned]
         system, folder = tune(session, adapt, slots.tuned, config.tuning(slots.tuned))
         cost = cost_of(folder)
+    if slots.steered:
+        system, cost = _steered(session, system, config)
     if slots.exemplars:
         encoder = config.few_shot.encoder if slots.exemplars == "sentence-transformer" else None
         settings = replace(config.few_shot, exemplars=slots.exemplars, encoder=encoder)
@@ -155,6 +158,18 @@ def _searched(session: Session, system: System, config: SearchConfig) -> tuple[S
             system, session.task, config, run, engine, session.store, quiet=session.setup.quiet
         )
         return found, cost_of(run)
+
+
+def _steered(session: Session, system: System, config: Config) -> tuple[System, CostToMake]:
+    """The system steered by the adapter of the rungs lora; α is chosen in a run of its own inside the ladder's."""
+    tuned, folder = tune(session, lora.adapt, "lora", config.lora)
+    content = {"recipe": "proxy_tuning", **content_of(config.proxy_tuning), "task_hash": session.task.hash}
+    with Run.open(session.run.path, "proxy_tuning", content, name="proxy-tuning") as run:
+        steered = proxy_tuning.adapt(
+            system, session.task, config.proxy_tuning, run, session.drawer, tuned.model, system.model,
+            quiet=session.setup.quiet,
+        )  # fmt: skip
+        return steered, together([cost_of(run), cost_of(folder)])
 
 
 def _scored(session: Session, system: System, config: RewardConfig) -> tuple[System, CostToMake]:

@@ -112,8 +112,9 @@ def estimate(session: Session, names: Sequence[str], config: Config) -> str:
         written = LONGEST if slots.steps else completion
         tokens += questions * (read + n * written)
         if engine.shape:
-            flops += questions * inference_flops(engine.shape, read, written, samples=n)
-    tuned = {how for name in names if (how := RUNGS[name].tuned)}
+            passes = 2 if slots.steered else 1  # with the adapter and without it
+            flops += passes * questions * inference_flops(engine.shape, read, written, samples=n)
+    tuned = {how for name in names if (how := "lora" if RUNGS[name].steered else RUNGS[name].tuned)}
     settings = [(how, config.tuning(how)) for how in sorted(tuned)]
     if any(RUNGS[name].scored for name in names):
         settings.append(("lora", config.best_of_n))
@@ -127,6 +128,12 @@ def estimate(session: Session, names: Sequence[str], config: Config) -> str:
             learned = todo.learned * (prompt + completion)
             frozen = how not in ("sft", "head") and getattr(setting, "weights", "lora") != "all"
             flops += training_flops(engine.shape, learned, frozen_weights=frozen)
+    if any(RUNGS[name].steered for name in names):
+        steering = config.proxy_tuning
+        tried = len(set(steering.alphas)) * min(len(task.dev), steering.alpha_questions or len(task.dev))
+        tokens += tried * (prompt + completion)
+        if engine.shape:
+            flops += 2 * tried * inference_flops(engine.shape, prompt, completion)
     if any(RUNGS[name].searched for name in names):
         planned = prompt_search.plan(system, task, config.prompt_search, engine, session.store)
         searching = min(planned.budget, planned.proposing + planned.scoring + planned.comparing)

@@ -14,6 +14,7 @@ from workbench.methods.grpo import Config as GrpoConfig
 from workbench.methods.head import Config as HeadConfig
 from workbench.methods.lora import Config as LoraConfig
 from workbench.methods.prompt_search import Config as SearchConfig
+from workbench.methods.proxy_tuning import Config as ProxyConfig
 from workbench.methods.qlora import Config as QloraConfig
 from workbench.methods.reward_model import Config as RewardConfig
 from workbench.methods.self_improve import Config as SelfImproveConfig
@@ -37,6 +38,7 @@ class Slots:
         tuned: the model is tuned in this way.
         calibrated: labels are scored with contextual calibration.
         vote: the answer is a majority's.
+        steered: the model is steered by what tuning a LoRA changed.
         scored: the answer is the sample that a reward model likes best, which is made for it.
     """
 
@@ -46,6 +48,7 @@ class Slots:
     tuned: Tuned | None = None
     calibrated: bool = False
     vote: bool = False
+    steered: bool = False
     scored: bool = False
 
 
@@ -74,6 +77,7 @@ RUNGS = {
     "head": Slots(tuned="head"),
     "lora": Slots(tuned="lora"),
     "lora-majority-vote": Slots(tuned="lora", vote=True),
+    "proxy-tuning": Slots(steered=True),
     "qlora": Slots(tuned="qlora"),
     "sft": Slots(tuned="sft"),
     "sft-majority-vote": Slots(tuned="sft", vote=True),
@@ -100,8 +104,9 @@ class Config:
     Attributes:
         rungs: of zero-shot, chain-of-thought, few-shot-random, few-shot-balanced, few-shot-knn,
             few-shot-embedding, few-shot-sentence-transformer, prompt-search, prompt-tuning, prefix-tuning,
-            adapters, lora, qlora, sft, self-improve, dpo, grpo; with labels head, zero-shot-calibrated,
-            few-shot-random-calibrated, few-shot-balanced-calibrated, few-shot-knn-calibrated; voting:
+            adapters, lora, proxy-tuning, qlora, sft, self-improve, dpo, grpo; with labels head,
+            zero-shot-calibrated, few-shot-random-calibrated, few-shot-balanced-calibrated,
+            few-shot-knn-calibrated; voting:
             majority-vote, chain-of-thought-majority-vote, few-shot-majority-vote, prompt-search-majority-vote,
             prompt-tuning-majority-vote, prefix-tuning-majority-vote, lora-majority-vote, sft-majority-vote,
             self-improve-majority-vote, dpo-majority-vote, grpo-majority-vote; chosen by a reward model:
@@ -114,6 +119,7 @@ class Config:
         adapters: the rung adapters.
         head: the rung head.
         lora: the rungs lora.
+        proxy_tuning: the rung proxy-tuning, whose expert is the LoRA of the rungs lora.
         qlora: the rung qlora.
         sft: the rungs sft.
         self_improve: the rungs self-improve.
@@ -136,6 +142,7 @@ class Config:
     adapters: Houlsby = field(default_factory=Houlsby)
     head: HeadConfig = field(default_factory=HeadConfig)
     lora: Flat[LoraConfig] = field(default_factory=LoraConfig)
+    proxy_tuning: ProxyConfig = field(default_factory=ProxyConfig)
     qlora: QloraConfig = field(default_factory=QloraConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     self_improve: SelfImproveConfig = field(default_factory=SelfImproveConfig)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from workbench.command import Flat
-from workbench.decodes import BestOfN, Decode, Greedy, LabelLikelihood, Sample
+from workbench.decodes import OWN_SCORERS, BestOfN, Decode, Greedy, LabelLikelihood, Sample
 from workbench.drawing import Drawer
 from workbench.engines import EngineConfig
 from workbench.engines.base import Engine
@@ -78,6 +78,7 @@ _NOT_CONTENT = {
     "runs", "name", "overwrite", "quiet", "endpoint", "scorer_endpoint", "estimate_only", "forgetting",
     "tensorboard", "micro_batch", "save_every",
 }  # fmt: skip
+_FOLDERS = {"expert", "antiexpert", "tuned"}  # of proxy tuning: by their content
 _ONLY_WHETHER = {"server"}  # whoever draws changes the result, where it listens does not
 
 
@@ -139,11 +140,11 @@ class Session:
         """Measure a System on the setup's split, with a progress bar."""
         from workbench.harness import evaluate
 
-        scorer = None
-        if isinstance(system.decode, BestOfN):
+        scorer, decode = None, system.decode
+        if isinstance(decode, (BestOfN, BeamSearch)) and decode.scorer not in OWN_SCORERS:
             from workbench.engines.scorer import open_scorer
 
-            scorer = open_scorer(system.decode.scorer, self.setup.engine, self.close_engine)
+            scorer = open_scorer(decode.scorer, self.setup.engine, self.close_engine)
         with (
             closing(scorer) if scorer is not None else nullcontext(),
             Bar(label or "questions", quiet=self.setup.quiet) as bar,
@@ -231,6 +232,8 @@ def content_of(config: Any) -> dict[str, Any]:
         if is_dataclass(value) and not isinstance(value, type):
             content = {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name not in _NOT_CONTENT}
             content |= {name: content[name] is not None for name in _ONLY_WHETHER & content.keys()}
+            named = {name: str(content[name]) for name in _FOLDERS & content.keys() if content[name]}
+            content |= {name: folder_hash(folder) for name, folder in named.items() if Path(folder).is_dir()}
             if isinstance(value, Data) and value.file:  # the same path with new rows is another data set
                 content["data_hash"] = file_hash(value.file)
             if isinstance(value, Pairs) and value.pairs:

@@ -1,8 +1,8 @@
-"""Proxy tuning (Liu et al. 2024, arXiv 2401.08565): a base steered as it decodes by what tuning did to another model.
+"""Proxy tuning (Liu et al. 2024, arXiv 2401.08565): a base steered as it decodes by how tuning changed another.
 
-The logits of an expert, less those of what it was tuned from (the antiexpert), times α, are added to the base's. No
-weight of the base is read but by passing tokens through, and none changes. It departs from the paper in α, which the
-paper leaves at 1 (§2; figure 2 varies it): here several are tried on dev and the best is used.
+The logits of an expert, less those of what it was tuned from (the antiexpert), times α, are added to the base's.
+Tokens pass through the base, and none of its weights changes. It departs from the paper in α, which is 1 there but
+where steering itself is studied: here several are tried on dev and the best is used.
 """
 
 from collections.abc import Callable

@@ -18,7 +18,7 @@ def share_of_gap(
 ) -> Interval | None:
     """(reached − low) / (high − low), mean scores over shared questions, by percentile bootstrap over questions.
 
-    The share of the gap that Liu et al. 2024 (arXiv 2401.08565, §3) report, paired: a question is drawn with its
+    The share of the gap that Liu et al. 2024 (arXiv 2401.08565) report, paired: a question is drawn with its
     three scores. Below 0 it went the other way, above 1 further than `high`.
 
     Args:
