@@ -37,9 +37,12 @@ FLOORS = (
     ("workbench/forgetting.py",),
     (
         "workbench/harness.py", "workbench/drawing.py", "workbench/report_html.py", "workbench/publishing.py",
-        "workbench/made_data.py",
+        "workbench/made_data.py", "workbench/pool_findings.py",
     ),
-    ("workbench/report.py", "workbench/metrics.py", "workbench/pools.py", "workbench/chat_terminal.py"),
+    (
+        "workbench/report.py", "workbench/metrics.py", "workbench/pools.py", "workbench/step_metrics.py",
+        "workbench/chat_terminal.py",
+    ),
     (
         "workbench/report_forgetting.py", "workbench/chatting.py", "workbench/batch.py",
         "workbench/choice_metrics.py",

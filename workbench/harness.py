@@ -17,12 +17,16 @@ from workbench.decoding.choosing import Graded, chosen, graded, labelled
 from workbench.decoding.early import Drawn, draw_until_settled
 from workbench.decoding.labels import check_labels, content_free_requests
 from workbench.decoding.scorers import Scores, scored
+from workbench.decoding.steps import Stages
+from workbench.decoding.stepwise import run_steps
 from workbench.engines.base import Engine
 from workbench.errors import UserError, check_range
 from workbench.exemplars import choose_fitting, dropped_note
 from workbench.identity import short_hash, system_hash
 from workbench.metrics import class_metrics, cost_to_use, score_interval, with_scoring
 from workbench.prompts import render
+from workbench.step_decodes import Stepwise
+from workbench.step_metrics import stepped_metrics, with_stages
 from workbench.store import Store
 from workbench.tasks.base import Task, open_test
 from workbench.types import (
@@ -90,7 +94,7 @@ def evaluate(
         )
     asked, dropped = _asked(system, task, questions_of(task, split, questions), engine)
     distinct = {request.id: request for one in asked for request in (one.request, *one.content_free)}
-    drawing = _draw(system, task, asked, list(distinct.values()), engine, store, progress)
+    drawing = _draw(system, task, asked, list(distinct.values()), engine, store, progress, scorer)
     drawn = drawing.completions
     grades = [_grades(task, one.example, drawn[one.request.id], decode) for one in asked]
     told = scored(system, [one.request for one in asked], drawn, grades, engine, scorer, store, progress)
@@ -112,6 +116,7 @@ def evaluate(
     for more, sentences in (
         decode_metrics(decode, grades, outcomes, values),
         _saved(decode, task, asked, outcomes, drawing),
+        _staged(decode, task, asked, outcomes, drawing),
     ):
         metrics |= more
         notes += sentences
@@ -125,6 +130,8 @@ def evaluate(
         fmean(len(drawn[one.request.id]) for one in answered) if drawing.rounds else samples(decode),
         [drawing.rounds[one.request.id] for one in answered] if drawing.rounds else (),
     )
+    if drawing.stepped is not None:
+        use = with_stages(use, drawing.stepped, [one.request.id for one in answered])
     if told.rated:
         use = with_scoring(use, told.shape, [told.rated[one.request.id] for one in answered])
     return Result(
@@ -185,15 +192,20 @@ def _draw(
     engine: Engine,
     store: Store,
     progress: Progress,
+    scorer: Scorer | None,
 ) -> Drawn:
     """Every completion that the decode needs: in one call, because an engine shares what prompts begin with."""
+    examples = {one.request.id: one.example for one in asked}
+
+    def answer_of(id: str, completion: Completion) -> str | None:
+        return graded(task, examples[id], completion)[1]
+
     if isinstance(system.decode, EarlyMajority):
-        examples = {one.request.id: one.example for one in asked}
-
-        def answer_of(id: str, completion: Completion) -> str | None:
-            return graded(task, examples[id], completion)[1]
-
         return draw_until_settled(system, requests, answer_of, engine, store, progress)
+    if isinstance(system.decode, Stepwise):
+        stages = Stages(system, requests, engine, store, progress)
+        stepped = run_steps(system.decode, stages, answer_of, scorer)
+        return Drawn({id: [completion] for id, completion in stepped.completions.items()}, stepped=stepped)
     return Drawn(completions(system, requests, task.labels, engine, store, progress))
 
 
@@ -231,3 +243,17 @@ def _saved(
     drawn, rounds = [drawing.completions[id] for id in ids], [drawing.rounds[id] for id in ids]
     metrics, sentence = early_metrics(decode, outcomes, drawn, rounds, full, pool)
     return metrics, [sentence] if sentence else []
+
+
+def _staged(
+    decode: Decode, task: Task, asked: Sequence[_Asked], outcomes: Sequence[Outcome], drawing: Drawn
+) -> tuple[dict[str, float], list[str]]:
+    """The figures of a decode that asks in stages."""
+    if drawing.stepped is None:
+        return {}, []
+    rounds = drawing.stepped.rounds
+    grades = {
+        id: _grades(task, one.example, rounds[id], decode) for one in asked if (id := one.request.id) in rounds
+    }
+    by_id = {one.request.id: outcome for one, outcome in zip(asked, outcomes, strict=True)}
+    return stepped_metrics(drawing.stepped, grades, by_id)

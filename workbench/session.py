@@ -144,7 +144,8 @@ class Session:
         if isinstance(decode, (BestOfN, BeamSearch)) and decode.scorer not in OWN_SCORERS:
             from workbench.engines.scorer import open_scorer
 
-            scorer = open_scorer(decode.scorer, self.setup.engine, self.close_engine)
+            both = isinstance(decode, BeamSearch)  # a search asks its model and its scorer in turn
+            scorer = open_scorer(decode.scorer, self.setup.engine, (lambda: None) if both else self.close_engine)
         with (
             closing(scorer) if scorer is not None else nullcontext(),
             Bar(label or "questions", quiet=self.setup.quiet) as bar,

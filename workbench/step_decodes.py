@@ -27,7 +27,7 @@ class Stepwise:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.sampling()
+        Sampling(self.temperature, self.top_p, self.top_k, self.longest, seed=self.seed)
 
     @property
     def longest(self) -> int:
@@ -80,8 +80,11 @@ class BeamSearch(Stepwise):
         check_range("step_tokens", self.step_tokens, 1, 10**6)
         if not self.separators or "" in self.separators:
             raise UserError(f"separators is {self.separators!r}; it must be one or more texts, none empty.")
-        if not self.scorer:
-            raise UserError("scorer is empty; it must be logprob, judge or the folder of a reward model.")
+        if self.scorer in ("", "verifier", "self-certainty"):
+            raise UserError(
+                f"scorer is {self.scorer!r}, which judges no steps; it must be logprob, judge or the folder of a "
+                "reward model."
+            )
         if self.choose not in ("score", "vote"):
             raise UserError(f"choose is {self.choose!r}; it must be score or vote.")
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from workbench.decodes import EarlyMajority
 from workbench.decoding.ask import drawing, stream_key
+from workbench.decoding.steps import Stepped
 from workbench.engines.base import Engine
 from workbench.stats import settled
 from workbench.store import Store
@@ -29,11 +30,13 @@ class Drawn:
         completions: as `ask.completions` gives them; of a vote that stopped, the first of a question's n samples.
         rounds: how often the question was asked, where that is not once.
         pool: all n samples, where a vote stopped and the store has them of every question.
+        stepped: of a decode that asks in stages, what it made.
     """
 
     completions: dict[str, list[Completion]]
     rounds: dict[str, int] = field(default_factory=dict)
     pool: dict[str, list[Completion]] = field(default_factory=dict)
+    stepped: Stepped | None = None
 
 
 def draw_until_settled(

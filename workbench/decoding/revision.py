@@ -24,7 +24,7 @@ def revise(decode: Revision, stages: Stages, read: Read) -> Stepped:
     Args:
         decode: how.
         stages: the questions.
-        read: from a text to its answer, for the majority.
+        read: tells an answer, for the majority.
 
     Raises:
         UserError: there is no such prompt, it lacks a variable, or as `Stages.ask`.
@@ -92,7 +92,7 @@ def _chosen(decode: Revision, question: str, drawn: list[Completion], read: Read
     """The last answer, or the latest of those that give the most frequent one; cut-off ones have no voice."""
     if decode.choose == "last":
         return drawn[-1]
-    answers = [read(question, c.text) if c.finish is Finish.STOP else None for c in drawn]
+    answers = [read(question, c) if c.finish is Finish.STOP else None for c in drawn]
     winner = majority(question, answers)
     if winner is None:
         return drawn[-1]

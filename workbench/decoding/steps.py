@@ -15,8 +15,8 @@ from workbench.identity import model_identity, short_hash, to_json
 from workbench.store import Store
 from workbench.types import Completion, Finish, Message, Prompt, Request, System
 
-Read = Callable[[str, str], str | None]
-"""(question id, text) → the answer that the task's grader reads in it; whether it is right is not told."""
+Read = Callable[[str, Completion], str | None]
+"""(question id, whole answer) → what the task's grader reads in it; whether that is right is not told."""
 
 
 @dataclass(frozen=True)
