@@ -1,34 +1,46 @@
-"""pass@k and majority@k: how far more samples could carry, and how far a vote does, from one pool of samples."""
+"""One pool of samples, every curve: pass@k, majority@k, best-of@k, weighted@k, the coverage law, what it costs."""
 
 from dataclasses import dataclass, field
 
-from workbench.command import Flat, run_script
-from workbench.decodes import Sample
+from workbench.command import Flat, command_typed, run_script
+from workbench.decodes import BestOfN
+from workbench.errors import check_range
 from workbench.session import Session, Setup
 from workbench.types import Result
 
 
 @dataclass(frozen=True)
 class Config:
-    """What to measure, and how samples are drawn."""
+    """What to measure, how samples are drawn, and what scores them.
+
+    Raises:
+        UserError: there is nothing to choose among.
+    """
 
     setup: Flat[Setup] = field(default_factory=Setup)
-    decode: Flat[Sample] = field(default_factory=lambda: Sample(n=16))
+    decode: Flat[BestOfN] = field(default_factory=lambda: BestOfN(n=16, scorer="logprob"))
+
+    def __post_init__(self) -> None:
+        check_range("n", self.decode.n, 2, 10**6)
 
 
 def main(config: Config) -> Result:
-    """Draw n samples a question and print both curves."""
+    """Draw n samples a question, once; print the curves, and write them as JSON, pictures and a page.
+
+    The result is that of one sample. A finished run draws its curves from its own pool and loads no model.
+    """
+    from workbench.pool_findings import read_off  # here and below: numpy would slow --help down
+    from workbench.pooling import measured_pool
+    from workbench.report_pool import text, write_report
+
     with Session("pass_at_k", config.setup, config) as session:
-        result = session.report(session.system(config.decode))
-        metrics = dict(result.metrics)
-        print(f"{'k':>6} {'pass@k':>8} {'95 % interval':>15} {'majority@k':>11} {'95 % interval':>15}")
-        for k in [name.removeprefix("pass@") for name in metrics if name.startswith("pass@") and "_" not in name]:
-            cells = [
-                f"{metrics[f'{curve}@{k}']:>{width}.1%} "
-                f"{100 * metrics[f'{curve}@{k}_low']:>7.1f} – {100 * metrics[f'{curve}@{k}_high']:<5.1f}"
-                for curve, width in (("pass", 8), ("majority", 11))
-            ]
-            print(f"{k:>6} {' '.join(cells)}")
+        result, pool = measured_pool(session, config.decode)
+        found = read_off(pool)
+        print("\n" + text(found, config.decode.scorer))
+        facts = {"Task": result.task, "Model": config.setup.model, "Split": result.split}
+        facts |= {"Questions": f"{found['questions']:,}", "Samples each": f"{pool.n:,}"}
+        report = write_report(session.run, found, config.decode.scorer, facts, result.notes, command_typed())
+        print(f"Curves: {session.run.path / 'curves.json'}\nReport: {report}")
         return result
 
 

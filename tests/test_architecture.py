@@ -17,7 +17,8 @@ FLOORS = (
     ("ui.py",),
     ("recipes/",),
     (
-        "workbench/ladder.py", "workbench/sensitivity.py", "workbench/sweep.py", "workbench/ui/",
+        "workbench/ladder.py", "workbench/sensitivity.py", "workbench/sweep.py", "workbench/steering.py",
+        "workbench/ui/",
         "workbench/report_parity_html.py",
     ),
     (
@@ -45,7 +46,7 @@ FLOORS = (
     ),
     (
         "workbench/report_forgetting.py", "workbench/chatting.py", "workbench/batch.py",
-        "workbench/choice_metrics.py",
+        "workbench/choice_metrics.py", "workbench/report_choice.py",
     ),
     (
         "workbench/decoding/", "workbench/training/", "workbench/serving/", "workbench/compare.py",

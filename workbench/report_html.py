@@ -208,7 +208,7 @@ def _chart(rungs: Sequence[Rung], width: int, height: int) -> dict[str, Any] | N
         return None
     room = 1.25 if pairs[-1][1] < 100 * pairs[0][1] else 1.6
     x_low, x_high = math.log10(pairs[0][1] / room), math.log10(pairs[-1][1] * room)
-    y_ticks = _share_ticks(
+    y_ticks = share_ticks(
         min(rung.result.score.low for rung, _ in pairs), max(rung.result.score.high for rung, _ in pairs)
     )
     edges = frame(width, height)
@@ -248,7 +248,7 @@ def _chart(rungs: Sequence[Rung], width: int, height: int) -> dict[str, Any] | N
         "unit": unit,
         "x": f"{unit} a question, log scale",
         "x_ticks": [
-            {"x": x(v), "text": quantity(v)} for v in _log_ticks(x_low, x_high, 46 * (x_high - x_low) / plot_width)
+            {"x": x(v), "text": quantity(v)} for v in log_ticks(x_low, x_high, 46 * (x_high - x_low) / plot_width)
         ],
         "y_ticks": [{"y": y(v), "text": f"{100 * v:.0f} %"} for v in y_ticks],
         "points": points,
@@ -257,14 +257,14 @@ def _chart(rungs: Sequence[Rung], width: int, height: int) -> dict[str, Any] | N
     }
 
 
-def _share_ticks(low: float, high: float) -> list[float]:
+def share_ticks(low: float, high: float) -> list[float]:
     """Ticks that hold [low, high], at most seven of them."""
     step = next(s for s in (0.02, 0.05, 0.1, 0.2) if high - low <= 5 * s)
     first, last = math.floor(low / step + 1e-9), max(math.ceil(high / step - 1e-9), 1)
     return [step * i for i in range(min(first, last - 1), last + 1)]
 
 
-def _log_ticks(low: float, high: float, closest: float) -> list[float]:
+def log_ticks(low: float, high: float, closest: float) -> list[float]:
     """Round numbers from 10^low to 10^high, as many as stay `closest` (in powers of ten) apart."""
     ticks: list[float] = []
     for leads in (range(1, 10), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):

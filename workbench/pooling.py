@@ -1,0 +1,87 @@
+"""A System's samples drawn, graded and scored, as a pool that lies in the run's folder."""
+
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from dataclasses import fields
+from typing import Any
+
+from workbench.decodes import OWN_SCORERS, BestOfN, Sample
+from workbench.decoding.choosing import graded
+from workbench.decoding.scorers import scored
+from workbench.drawing import requests_of
+from workbench.harness import questions_of
+from workbench.pools import Pool, pool_of, read_pool
+from workbench.progress import Bar
+from workbench.session import Session
+from workbench.types import Example, Result, System
+
+
+def measured_pool(session: Session, decode: BestOfN) -> tuple[Result, Pool]:
+    """The accuracy of one sample, told, and the pool of all of them; a run that has both asks for nothing.
+
+    Args:
+        session: which questions, which model.
+        decode: how samples are drawn, and what scores them.
+
+    Raises:
+        UserError: nothing could be measured, or no question has all its samples and scores.
+    """
+    system = session.system(decode)
+    alone = System(system.model, system.prompt, _sample(system.decode))
+    file = session.run.path / "pool.npz"
+    before = session.run.read_result()
+    if before is not None and file.is_file():
+        session.tell(alone, before)
+        return before, read_pool(file)
+    result = session.report(alone)
+    examples = questions_of(session.task, session.setup.split, session.setup.questions)
+    pool = draw_pool(session, system, examples, "scores")
+    if len(pool.ids) == pool.asked:  # else the same command asks again for what failed
+        pool.save(file)
+    return result, pool
+
+
+def draw_pool(session: Session, system: System, examples: Sequence[Example], title: str) -> Pool:
+    """The samples of the examples, graded and scored; stored ones are not drawn or scored again.
+
+    Args:
+        session: what asks.
+        system: without exemplars; its decode is a `BestOfN`.
+        examples: what is asked.
+        title: of the progress bar.
+
+    Raises:
+        UserError: as `pool_of`, or the engine cannot score so.
+    """
+    decode, task = system.decode, session.task
+    assert isinstance(decode, BestOfN), decode
+    requests = requests_of(system, examples)
+    drawn = session.drawer.draw(system, requests, title).completions
+    found = [drawn[request.id] for request in requests]
+    grades = [[graded(task, e, c) for c in row] for e, row in zip(examples, found, strict=True)]
+    reward_model: Any = None
+    if decode.scorer not in OWN_SCORERS:
+        from workbench.engines.scorer import open_scorer
+
+        reward_model = open_scorer(decode.scorer, session.setup.engine, session.close_engine)
+    engine = session.engine(system.model)
+    shape = engine.shape
+    with (
+        closing(reward_model) if reward_model is not None else nullcontext(),
+        Bar(f"scores by {decode.scorer}", quiet=session.setup.quiet) as bar,
+    ):
+        scores = scored(system, requests, drawn, grades, engine, reward_model, session.store, bar.show)
+    return pool_of(
+        [example.id for example in examples],
+        grades,
+        found,
+        [scores.values[request.id] for request in requests],
+        [scores.rated[request.id] for request in requests] if scores.rated else [],
+        scorer=decode.scorer,
+        n=decode.n,
+        shapes={"model": shape, "scorer": scores.shape},
+    )
+
+
+def _sample(decode: Any) -> Sample:
+    return Sample(**{field.name: getattr(decode, field.name) for field in fields(Sample)})
