@@ -68,8 +68,8 @@ def sentences(found: Mapping[str, Any], scorer: str) -> list[str]:
     else:
         said.append(
             f"Best of k by {scorer} is most often right at k = {view['peak']}; at {n} it is "
-            f"{_points(view['fall'])} from there (that k was found on the same questions, so the fall looks larger "
-            "than it is), while the scorer's own score only rises."
+            f"{_points(view['fall'])} from there (that k was found on the same questions, so the fall looks "
+            "larger than it is), while the scorer's own score only rises."
         )
     return said
 
@@ -111,9 +111,9 @@ def _cost_table(found: Mapping[str, Any], scorer: str) -> Table:
         heads,
         rows,
         "The prompt counts once for its samples; seconds are shares of the batches that they were drawn in. "
-        f"Score: what {scorer} gives to the sample that it likes best, over the {view['questions']:,} questions of "
-        "which one can be chosen in each subset. KL(best of k ‖ one sample) is measured on the pool, beside its bound "
-        "log k − (k − 1)/k.",
+        f"Score: what {scorer} gives to the sample that it likes best, over the {view['questions']:,} questions "
+        "of which one can be chosen in each subset. KL(best of k ‖ one sample) is measured on the pool, beside its "
+        "bound log k − (k − 1)/k.",
     )
 
 
@@ -169,8 +169,8 @@ def charts(found: Mapping[str, Any], scorer: str) -> list[Chart]:
         drawn.append(
             Chart("What the scorer sees", "proxy", K, "Mean score of the best of k",
                   [Line(scorer, found["ks"], parts["value"], parts["low"], parts["high"])],
-                  "It can only rise with k. Whether the chosen samples are right more often too is best-of@k: where "
-                  "that falls while this rises, the scorer is being fooled.", share=False)
+                  "It can only rise with k. Whether the chosen samples are right more often too is best-of@k: "
+                  "where that falls while this rises, the scorer is being fooled.", share=False)
         )  # fmt: skip
     kl = {part: [c[part] for c in view["kl"]] for part in ("value", "low", "high")}
     drawn.append(
