@@ -16,6 +16,7 @@ from workbench.methods.reward_model import Config as RewardConfig
 from workbench.preferring.given import Pairs
 from workbench.runs import RunFolder
 from workbench.session import Setup
+from workbench.stats import best_of_n_kl_bound
 from workbench.training.config import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -52,15 +53,21 @@ def test_a_reward_model_is_made_and_chooses(
     result = recipes.best_of_n.main(config)
     out = capsys.readouterr().out
     metrics = dict(result.metrics)
-    assert "Over the 6 of 6 questions with 6 samples and all their rewards" in out
-    table = [line.split() for line in out.splitlines() if line.endswith(" nats")]
-    assert [row[0] for row in table] == ["1", "2", "4", "6"]
-    assert table[3][1] == f"{metrics['best_of@6']:.1%}"
+    assert "Over the 6 of 6 questions with 6 samples and all their scores" in out
+    _, _, told = out.partition("weighted vote")
+    rows = [line.split() for line in told.splitlines() if line.strip()[:1].isdigit()]
+    table, view = rows[:4], rows[4:]
+    assert [row[0] for row in table] == [row[0] for row in view] == ["1", "2", "4", "6"]
+    assert table[3][13] == f"{metrics['best_of@6']:.1%}"
+    assert table[3][9] == f"{metrics['weighted@6']:.1%}"
     assert metrics["best_of@6"] == result.score.value
     assert metrics["best_of@1"] == pytest.approx(metrics["pass@1"])
-    assert {row[5] for row in table} == {f"{metrics['pass@1']:.1%}"}, "a random pick stays what it is"
+    assert {row[1] for row in table} == {f"{metrics['pass@1']:.1%}"}, "a random pick stays what it is"
     assert all(metrics[f"best_of@{k}"] <= metrics[f"pass@{k}"] + 1e-9 for k in (1, 2, 4, 6)), "the ceiling"
-    assert table[2][-2] == "0.636", "log 4 − 3/4"
+    assert view[2][-2] == "0.636", "log 4 − 3/4"
+    assert view[3][-4] == f"{metrics['best_of@6']:.1%}", "how often it is right, beside what the scorer thinks"
+    assert all(metrics[f"kl@{k}"] <= best_of_n_kl_bound(k) + 1e-9 for k in (1, 2, 4, 6))
+    assert all(metrics[f"proxy@{a}"] <= metrics[f"proxy@{b}"] for a, b in ((1, 2), (2, 4), (4, 6)))
     assert result.cost_to_make.parameters > 0, "what the reward model cost"
     again = recipes.evaluate.main(recipes.evaluate.Config(run="best", setup=setup(tmp_path, engine=fake)))
     assert again.outcomes == result.outcomes
@@ -71,7 +78,7 @@ def test_what_they_refuse(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--questions and --split are for `workbench best_of_n`"):
         reward_model(tmp_path, tiny_model, questions=3)
     fake = EngineConfig(engine="fake")
-    with pytest.raises(UserError, match="Best of n needs a reward model: --scorer FOLDER"):
+    with pytest.raises(UserError, match=r"Best of n needs a scorer: --scorer logprob, .* or the FOLDER"):
         recipes.best_of_n.main(recipes.best_of_n.Config(setup(tmp_path, model="fake", engine=fake)))
     with pytest.raises(UserError, match=r"n is 1; it must be a number in \[2,"):
         recipes.best_of_n.Config(decode=BestOfN(n=1, scorer="rewards"))

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from workbench.choice_metrics import decode_metrics, early_metrics
-from workbench.decodes import OWN_SCORERS, BestOfN, Decode, EarlyMajority, LabelLikelihood
+from workbench.decodes import Decode, EarlyMajority, LabelLikelihood
 from workbench.decoding.ask import completions, room_needed, samples
 from workbench.decoding.best_of_n import Scorer
 from workbench.decoding.choosing import Graded, chosen, graded, labelled
 from workbench.decoding.early import Drawn, draw_until_settled
 from workbench.decoding.labels import check_labels, content_free_requests
-from workbench.decoding.scorers import Scores, scored
+from workbench.decoding.scorers import Scores, open_own, scored
 from workbench.decoding.steps import Stages
 from workbench.decoding.stepwise import run_steps
 from workbench.engines.base import Engine
@@ -88,10 +88,7 @@ def evaluate(
         UserError: the System cannot be asked, or every request failed.
     """
     decode = system.decode
-    if isinstance(decode, BestOfN) and decode.scorer not in OWN_SCORERS and scorer is None:
-        raise UserError(
-            "A reward model does not choose here: in `workbench best_of_n` and `workbench evaluate` it does."
-        )
+    open_own(system, engine, scorer)  # what cannot be scored is not drawn
     asked, dropped = _asked(system, task, questions_of(task, split, questions), engine)
     distinct = {request.id: request for one in asked for request in (one.request, *one.content_free)}
     drawing = _draw(system, task, asked, list(distinct.values()), engine, store, progress, scorer)

@@ -50,6 +50,29 @@ class Scores:
         return [c for row in self.rated.values() for c in row if c is not None and c.finish is Finish.ERROR]
 
 
+def open_own(system: System, engine: Engine, reward_model: Scorer | None) -> Scorer | None:
+    """What computes the scores that a System's decode asks for; None where nothing has to be computed.
+
+    Args:
+        system: its decode may name a scorer.
+        engine: the System's model, ready.
+        reward_model: what the decode's folder holds, ready; None where it names no folder.
+
+    Raises:
+        UserError: the engine cannot score so, or the reward model is not at hand.
+    """
+    decode = system.decode
+    if not isinstance(decode, BestOfN) or decode.scorer in ("verifier", "logprob"):
+        return None
+    if decode.scorer == "judge":
+        return Judge(engine)
+    if decode.scorer == "self-certainty":
+        return SelfCertainty(engine)
+    if reward_model is None:
+        raise UserError("A reward model does not choose here; it does in `workbench best_of_n` and `evaluate`.")
+    return reward_model
+
+
 def scored(
     system: System,
     requests: Sequence[Request],
@@ -67,32 +90,26 @@ def scored(
         requests: the questions as they were asked.
         drawn: their samples.
         grades: of the samples, in the requests' order.
-        engine: the System's model, ready.
-        reward_model: what the decode's folder holds, ready; None where it names no folder.
+        engine, reward_model: as of `open_own`.
         store: scores that were computed are kept there; failed ones are asked for again.
         progress: called with (done, total) after every batch.
 
     Raises:
-        UserError: the engine cannot score so, or a server died; what was scored is stored.
+        UserError: as `open_own`, or a server died; what was scored is stored.
     """
     decode = system.decode
     if not isinstance(decode, BestOfN):
         return Scores()
-    if decode.scorer in ("verifier", "logprob"):
+    scorer = open_own(system, engine, reward_model)
+    if scorer is None:
         value = _grade if decode.scorer == "verifier" else _mean_logprob
         rows = zip(requests, grades, strict=True)
         return Scores({r.id: [value(*pair) for pair in zip(row, drawn[r.id], strict=True)] for r, row in rows})
-    key: dict[str, Any] = {"model": model_identity(system.model), "how": decode.scorer}
-    scorer: Scorer
-    if decode.scorer == "judge":
-        scorer = Judge(engine)
+    key: dict[str, Any] = {"scorer": folder_hash(decode.scorer), "how": "reward"}
+    if isinstance(scorer, (Judge, SelfCertainty)):
+        key = {"model": model_identity(system.model), "how": decode.scorer}
+    if isinstance(scorer, Judge):
         key["prompt"] = short_hash(scorer.prompt)
-    elif decode.scorer == "self-certainty":
-        scorer = SelfCertainty(engine)
-    else:
-        assert reward_model is not None, "the caller checks it"
-        scorer = reward_model
-        key = {"scorer": folder_hash(decode.scorer), "how": "reward"}
     rated = rewards({**key, "engine": scorer.version}, requests, drawn, scorer, store, progress)
     return Scores({id: [reward(c) for c in row] for id, row in rated.items()}, rated, scorer.shape)
 

@@ -54,7 +54,8 @@ def open_scorer(
     """
     if not folder:
         raise UserError(
-            "Best of n needs a reward model: --scorer FOLDER. `workbench reward_model` makes one in its run."
+            "Best of n needs a scorer: --scorer logprob, self-certainty, judge, verifier, or the FOLDER of a "
+            "reward model. `workbench reward_model` makes one in its run."
         )
     if config.scorer_endpoint:
         return RewardServer(folder, config.scorer_endpoint, api_key=os.environ.get("WORKBENCH_API_KEY"))
@@ -242,7 +243,8 @@ def _checked_config(folder: Path) -> Any:
     """
     if not folder.is_dir():
         raise UserError(
-            f"There is no folder {str(folder)!r}; a reward model is one that `workbench reward_model` made."
+            f"There is no folder {str(folder)!r}; a scorer is logprob, self-certainty, judge, verifier, or the "
+            "folder of a reward model that `workbench reward_model` made."
         )
     check_model_folder(folder)
     kinds = read_object(folder / "config.json").get("architectures") or ["nothing"]
