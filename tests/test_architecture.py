@@ -17,13 +17,12 @@ FLOORS = (
     ("ui.py",),
     ("recipes/",),
     (
-        "workbench/ladder.py", "workbench/sensitivity.py", "workbench/sweep.py", "workbench/steering.py",
-        "workbench/ui/",
-        "workbench/report_parity_html.py",
+        "workbench/ladder.py", "workbench/sensitivity.py", "workbench/steering.py", "workbench/sweep.py",
+        "workbench/ui/", "workbench/report_parity_html.py",
     ),
     (
-        "workbench/report_parity.py", "workbench/aligning.py", "workbench/ladder_estimate.py",
-        "workbench/report_pool.py", "workbench/compute_optimal.py",
+        "workbench/report_parity.py", "workbench/aligning.py", "workbench/equal_tokens.py",
+        "workbench/ladder_estimate.py", "workbench/report_pool.py", "workbench/compute_optimal.py",
     ),
     ("workbench/rungs.py", "workbench/tuning.py", "workbench/parity/", "workbench/pooling.py"),
     ("workbench/methods/", "workbench/session.py"),

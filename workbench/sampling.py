@@ -32,3 +32,7 @@ class Sampling:
         check_range("seed", self.seed, 0, 2**63 - 1)
         if "" in self.stop:
             raise UserError("stop holds an empty string, which would end every answer before it began.")
+
+    def limit(self, own: int | None) -> int:
+        """Tokens of an answer at most, for a request that has a limit of its own."""
+        return self.max_tokens if own is None else min(own, self.max_tokens)

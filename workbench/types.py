@@ -179,10 +179,6 @@ class Request:
     style: str = "chat"
     max_tokens: int | None = None
 
-    def limit(self, most: int) -> int:
-        """Tokens of a sample at most, where the sampling allows so many."""
-        return most if self.max_tokens is None else min(most, self.max_tokens)
-
 
 class Finish(StrEnum):
     """Why a completion ended."""

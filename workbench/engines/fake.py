@@ -134,7 +134,7 @@ class FakeEngine:
             at, length = min(ends)
             text = text[: at - length if sampling.keep_stop else at]
         words = [match.end() for match in re.finditer(r"\S+", text)]
-        most, finish = request.limit(sampling.max_tokens), Finish.STOP
+        most, finish = sampling.limit(request.max_tokens), Finish.STOP
         if len(words) > most:
             text, finish = text[: words[most - 1]], Finish.LENGTH
         return Completion(

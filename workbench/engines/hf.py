@@ -218,7 +218,7 @@ class HfEngine:
         if token in self._ends or self._stopped(row.tokens, sampling.stop):
             row.finish = Finish.STOP
         elif (
-            len(row.tokens) >= row.request.limit(sampling.max_tokens)
+            len(row.tokens) >= sampling.limit(row.request.max_tokens)
             or len(row.prompt) + len(row.tokens) >= self.context
         ):
             row.finish = Finish.LENGTH

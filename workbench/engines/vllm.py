@@ -293,7 +293,7 @@ def _body(request: Request, run: range, sampling: Sampling) -> dict[str, Any]:
         # Said although they change nothing: a server may take other defaults from the model's folder.
         "min_p": 0.0,
         "repetition_penalty": 1.0,
-        "max_tokens": request.limit(sampling.max_tokens),
+        "max_tokens": sampling.limit(request.max_tokens),
         "stop": list(sampling.stop),
         **({"include_stop_str_in_output": True} if sampling.keep_stop else {}),
     }
