@@ -78,6 +78,8 @@ def adapt(
     Raises:
         UserError: the engine is not hf, the vocabularies differ, a model cannot be loaded, or a request failed.
     """
+    if config.alpha_questions is not None:
+        check_range("alpha_questions", config.alpha_questions, 1, len(task.dev))
     file = run.path / "alphas.json"
     tried = {alpha: _steered(system, expert, antiexpert, alpha) for alpha in dict.fromkeys(config.alphas)}
     hashes = {f"{alpha:g}": system_hash(one) for alpha, one in tried.items()}
@@ -161,11 +163,11 @@ def parts(expert: str, antiexpert: str | None, base: Model) -> tuple[Model, Mode
     Raises:
         UserError: there is no such folder or model, or what the expert was tuned from is not known.
     """
-    one = _model("expert", expert, base)
+    one = named_model("expert", expert, base)
     run = _run_of(expert)
     cost = cost_of(run) if run is not None and (run.path / "cost.json").is_file() else None
     if antiexpert is not None:
-        return one, _model("antiexpert", antiexpert, base), cost
+        return one, named_model("antiexpert", antiexpert, base), cost
     before = replace(one, adapter=None) if one.adapter else base_of(one, run) if run else None
     if before is None or before == one:
         raise UserError(
@@ -175,7 +177,8 @@ def parts(expert: str, antiexpert: str | None, base: Model) -> tuple[Model, Mode
     return one, before, cost
 
 
-def _model(flag: str, name: str, base: Model) -> Model:
+def named_model(flag: str, name: str, base: Model) -> Model:
+    """A model by a folder with an adapter or a model, or by its name; errors as `parts`, naming the flag."""
     folder = Path(name)
     if (folder / "adapter_config.json").is_file():
         told = check_adapter(folder).get("base_model_name_or_path")
