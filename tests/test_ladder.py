@@ -64,7 +64,8 @@ def climbed(setup: Setup, *rungs: str, **changes: Any) -> list[Rung]:
 PLAIN = tuple(
     name
     for name, slots in RUNGS.items()
-    if not (slots.tuned or slots.steered or slots.searched or slots.calibrated or slots.scored)
+    if not (slots.tuned or slots.steered or slots.searched or slots.calibrated)
+    and slots.scorer not in ("reward-model", "self-certainty")
     and slots.exemplars not in ("balanced", "sentence-transformer")
 )
 

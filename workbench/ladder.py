@@ -135,11 +135,10 @@ def _rung(session: Session, name: str, config: Config, probe: Probe | None) -> R
         system = few_shot.adapt(system, task, settings)
     if slots.calibrated:
         system = label_scoring.adapt(system, task, LabelConfig(calibrate=True))
-    if slots.vote:
-        decode = replace(config.vote, max_tokens=config.vote.max_tokens or (LONGEST if slots.steps else None))
+    if (decode := config.decode(slots)) is not None:
         system = replace(system, decode=session.with_length(decode))
-    if slots.scored:
-        system, cost = _scored(session, replace(system, decode=session.with_length(config.vote)), config.best_of_n)
+    if slots.scorer == "reward-model":
+        system, cost = _scored(session, system, config.best_of_n)
     result = done or session.measure(system, cost, label=name)
     if folder is not None:
         result = with_weights(result, folder)

@@ -1,5 +1,6 @@
 """What a ladder will cost at most, before it starts."""
 
+import math
 import tempfile
 import time
 from collections import Counter
@@ -8,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.cost import inference_flops, training_flops
-from workbench.decodes import LONGEST
+from workbench.decodes import LONGEST, BestOfN, EarlyMajority
+from workbench.decoding.early import first_round
+from workbench.decoding.scorers import JUDGE_PROMPT
+from workbench.engines.base import Engine
 from workbench.harness import evaluate, questions_of
 from workbench.methods import prompt_search
 from workbench.methods.dpo import Config as DpoConfig
@@ -17,13 +21,17 @@ from workbench.methods.reward_model import Config as RewardConfig
 from workbench.methods.self_improve import Config as SelfImproveConfig
 from workbench.preferring.losses import LOSSES
 from workbench.preferring.pairs import read_pairs
+from workbench.prompts import load_prompt, render
 from workbench.report import duration, quantity
-from workbench.rungs import RUNGS, Config
+from workbench.rungs import RUNGS, Config, Drawing
 from workbench.session import Session
+from workbench.step_decodes import BeamSearch, BudgetForcing, Revision
 from workbench.store import Store
 from workbench.training.config import Training
+from workbench.types import Example, Request, System
 
 _PROBED = 16  # practice questions that the estimate is measured on
+_STEP = 16  # tokens of a step of a search, whose steps end where the model ends them
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,70 @@ def _passes(training: Training, examples: int) -> int:
     return training.epochs * min(examples, training.examples or examples)
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What a question is read and written for, so many times.
+
+    Attributes:
+        read: tokens of the prompt.
+        written: tokens of each sample.
+        samples: that share the prompt.
+        times: how often.
+    """
+
+    read: float
+    written: float
+    samples: int = 1
+    times: float = 1
+
+
+def passes(decode: Drawing | None, read: float, written: float, judging: float) -> list[Pass]:
+    """What a decode does for one question, at most; a search's steps are taken to have `_STEP` tokens.
+
+    Args:
+        decode: how answers come about; None is one answer.
+        read: tokens of the question's prompt.
+        written: tokens of an answer.
+        judging: tokens of a judge's prompt beside the question and the answer.
+    """
+    if isinstance(decode, BeamSearch):
+        steps = math.ceil(written / min(_STEP, decode.step_tokens))
+        found = [Pass(read, written / steps, decode.beams)]
+        width = decode.beams // decode.keep
+        for step in range(1, steps):
+            found.append(Pass(read + written * step / steps, written / steps, width, decode.keep))
+        if decode.scorer != "logprob":
+            found.append(Pass(judging + read + written / 2, 0, times=decode.beams * steps))
+        return found
+    if isinstance(decode, Revision):
+        said = decode.critique_tokens
+        return [
+            Pass(read, written),
+            Pass(judging + read + written, said, times=decode.rounds),
+            Pass(judging + read + written + said, written, times=decode.rounds),
+        ]
+    if isinstance(decode, BudgetForcing):
+        return [Pass(read, decode.at_most + written), Pass(read + decode.at_most, 0, times=1 + decode.waits)]
+    if decode is None:
+        return [Pass(read, written)]
+    found = [Pass(read, written, decode.n)]
+    if isinstance(decode, EarlyMajority):
+        again = math.ceil((decode.n - first_round(decode)) / decode.block)
+        found.append(Pass(read, 0, times=again))
+    if isinstance(decode, BestOfN) and decode.scorer == "judge":
+        found.append(Pass(judging + read + written, 0, times=decode.n))
+    elif isinstance(decode, BestOfN) and decode.scorer != "logprob":
+        found.append(Pass(read, written, decode.n))
+    return found
+
+
+def _judge_tokens(engine: Engine, system: System) -> int:
+    """Tokens of a judge's prompt about nothing."""
+    nothing = Example.make("", "", variables={"answer": ""})
+    messages = render(load_prompt(JUDGE_PROMPT), nothing)
+    return engine.count_tokens([Request("", messages, style=system.prompt.style)])[0]
+
+
 def estimate(session: Session, names: Sequence[str], config: Config) -> str:
     """What the ladder will cost at most: FLOPs from token counts, seconds at a speed measured here.
 
@@ -107,16 +179,17 @@ def estimate(session: Session, names: Sequence[str], config: Config) -> str:
     tokens = flops = 0.0
     for name in names:
         slots = RUNGS[name]
-        n = config.vote.n if slots.vote or slots.scored else 1
         read = prompt * (1 + (config.few_shot.shots if slots.exemplars else 0))
         written = LONGEST if slots.steps else completion
-        tokens += questions * (read + n * written)
-        if engine.shape:
-            passes = 2 if slots.steered else 1  # with the adapter and without it
-            flops += passes * questions * inference_flops(engine.shape, read, written, samples=n)
+        models = 2 if slots.steered else 1  # with the adapter and without it
+        for one in passes(config.decode(slots), read, written, _judge_tokens(engine, system)):
+            tokens += questions * one.times * (one.read + one.samples * one.written)
+            if engine.shape:
+                asking = inference_flops(engine.shape, one.read, one.written, samples=one.samples)
+                flops += models * questions * one.times * asking
     tuned = {how for name in names if (how := "lora" if RUNGS[name].steered else RUNGS[name].tuned)}
     settings = [(how, config.tuning(how)) for how in sorted(tuned)]
-    if any(RUNGS[name].scored for name in names):
+    if any(RUNGS[name].scorer == "reward-model" for name in names):
         settings.append(("lora", config.best_of_n))
     for how, setting in settings:
         todo = work(setting, len(task.practice), len(task.dev))

@@ -105,11 +105,13 @@ def scored(
         value = _grade if decode.scorer == "verifier" else _mean_logprob
         rows = zip(requests, grades, strict=True)
         return Scores({r.id: [value(*pair) for pair in zip(row, drawn[r.id], strict=True)] for r, row in rows})
-    key: dict[str, Any] = {"scorer": folder_hash(decode.scorer), "how": "reward"}
+    key: dict[str, Any]
     if isinstance(scorer, (Judge, SelfCertainty)):
         key = {"model": model_identity(system.model), "how": decode.scorer}
-    if isinstance(scorer, Judge):
-        key["prompt"] = short_hash(scorer.prompt)
+        if isinstance(scorer, Judge):
+            key["prompt"] = short_hash(scorer.prompt)
+    else:
+        key = {"scorer": folder_hash(decode.scorer), "how": "reward"}
     rated = rewards({**key, "engine": scorer.version}, requests, drawn, scorer, store, progress)
     return Scores({id: [reward(c) for c in row] for id, row in rated.items()}, rated, scorer.shape)
 
