@@ -76,7 +76,8 @@ def _law(curve: Curve, ks: list[int]) -> dict[str, Any] | str:
         law = coverage_law(curve.scores_QK[:, np.array(ks) - 1], ks)
     except UserError as error:
         return str(error)
-    ahead = [*ks, 2 * ks[-1], 4 * ks[-1]]
+    # As fine as a line needs, and on to where nobody has measured.
+    ahead = sorted({round(k) for k in np.geomspace(1, 4 * ks[-1], 40).tolist()})
     return {
         "a": vars(law.a),
         "b": vars(law.b),

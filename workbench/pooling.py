@@ -28,17 +28,33 @@ def measured_pool(session: Session, decode: BestOfN) -> tuple[Result, Pool]:
     """
     system = session.system(decode)
     alone = System(system.model, system.prompt, _sample(system.decode))
-    file = session.run.path / "pool.npz"
-    before = session.run.read_result()
-    if before is not None and file.is_file():
-        session.tell(alone, before)
-        return before, read_pool(file)
-    result = session.report(alone)
-    examples = questions_of(session.task, session.setup.split, session.setup.questions)
-    pool = draw_pool(session, system, examples, "scores")
-    if len(pool.ids) == pool.asked:  # else the same command asks again for what failed
-        pool.save(file)
-    return result, pool
+    result = session.run.read_result()
+    if result is None or not (session.run.path / "pool.npz").is_file():
+        result = session.measure(alone)
+    session.tell(alone, result)
+    return result, kept_pool(session, system, session.setup.split, session.setup.questions, "pool.npz")
+
+
+def kept_pool(session: Session, system: System, split: str, questions: int | None, file: str) -> Pool:
+    """The pool in a file of the run's folder, which is made where it is not there.
+
+    One with questions that are left out is not kept, so that the same command asks again for what failed.
+
+    Args:
+        session, system: as in `draw_pool`.
+        split, questions: what is asked; None is all of the split.
+        file: its name.
+
+    Raises:
+        UserError: as `draw_pool`.
+    """
+    path = session.run.path / file
+    if path.is_file():
+        return read_pool(path)
+    pool = draw_pool(session, system, questions_of(session.task, split, questions), f"{split} questions")
+    if len(pool.ids) == pool.asked:
+        pool.save(path)
+    return pool
 
 
 def draw_pool(session: Session, system: System, examples: Sequence[Example], title: str) -> Pool:

@@ -28,6 +28,7 @@ class Pool:
     Attributes:
         ids: of the questions.
         asked: questions that were asked, those that are left out among them.
+        scorer: its name.
         answers_QN: 0 the right answer, other answers from 1 up within a question, -1 without a voice.
         scores_QN: what the scorer gives; −∞ of a sample that cannot be chosen.
         weights_QN: votes in a weighted vote, from 0 up.
@@ -40,6 +41,7 @@ class Pool:
 
     ids: tuple[str, ...]
     asked: int
+    scorer: str
     answers_QN: Ints
     scores_QN: Floats
     weights_QN: Floats
@@ -113,7 +115,8 @@ def read_pool(path: Path) -> Pool:
         ) from error
     for name in ("shape", "reader"):
         data[name] = ModelShape(*(int(v) for v in data[name])) if len(data[name]) else None
-    return Pool(**{**data, "ids": tuple(str(id) for id in data["ids"]), "asked": int(data["asked"])})
+    data |= {"ids": tuple(map(str, data["ids"])), "asked": int(data["asked"]), "scorer": str(data["scorer"])}
+    return Pool(**data)
 
 
 def pool_of(
@@ -161,6 +164,7 @@ def pool_of(
     return Pool(
         ids=tuple(ids[place] for place in kept),
         asked=len(ids),
+        scorer=scorer,
         answers_QN=np.array([vote_codes(graded[place]) for place in kept], dtype=np.int64),
         scores_QN=table([scores[place] for place in kept]),
         weights_QN=table([[weight(scorer, score) for score in scores[place]] for place in kept]),

@@ -24,6 +24,7 @@ class Line:
         xs, ys: its points; xs above 0, rising.
         lows, highs: its band; empty for none.
         dashed: for what is no measurement: a bound, a law.
+        colour: 0 to 3; a line has the same one in every chart of a page.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Line:
     lows: Sequence[float] = ()
     highs: Sequence[float] = ()
     dashed: bool = False
+    colour: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,14 @@ class Table:
     caption: str = ""
 
 
+def lines_of(table: Table) -> str:
+    """A table in columns, under its caption, for the terminal."""
+    rows = [list(table.heads), *[list(row) for row in table.rows]]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.heads))]
+    told = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([table.caption, *told])
+
+
 def write_pictures(folder: Path, charts: Sequence[Chart]) -> list[Path]:
     """Each chart as a PNG in the folder; gives their paths."""
     from matplotlib.figure import Figure
@@ -75,7 +85,8 @@ def write_pictures(folder: Path, charts: Sequence[Chart]) -> list[Path]:
     for chart in charts:
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
-        for line, colour in zip(chart.lines, COLOURS, strict=False):
+        for line in chart.lines:
+            colour = COLOURS[line.colour]
             axes.plot(line.xs, line.ys, "--" if line.dashed else "-", color=colour, label=line.name)
             if len(line.lows):
                 axes.fill_between(line.xs, line.lows, line.highs, color=colour, alpha=0.15, linewidth=0)
@@ -165,7 +176,8 @@ def _drawing(chart: Chart, width: int, height: int) -> dict[str, Any]:
             there = [place(line.xs[i], line.highs[i]) for i in some]
             back = [place(line.xs[i], line.lows[i]) for i in reversed(some)]
             band = f"M{'L'.join([*there, *back])}Z"
-        lines.append({"path": f"M{'L'.join(points)}", "band": band, "dashed": line.dashed})
+        path = f"M{'L'.join(points)}"
+        lines.append({"path": path, "band": band, "dashed": line.dashed, "colour": line.colour})
     closest = 46 * (high - low) / wide
     return {
         **edges,

@@ -9,7 +9,7 @@ from typing import Any
 
 from workbench.files import write_json
 from workbench.report import amount, duration, quantity
-from workbench.report_curves import Chart, Line, Table, write_page, write_pictures
+from workbench.report_curves import Chart, Line, Table, lines_of, write_page, write_pictures
 from workbench.runs import Run
 
 NAMES = {"pass": "pass@k", "majority": "majority@k", "best_of": "best-of@k", "weighted": "weighted@k"}
@@ -23,7 +23,7 @@ SCORED = ("best_of", "weighted")  # curves that pay for the scorer
 def text(found: Mapping[str, Any], scorer: str) -> str:
     """The curves at powers of two, and what follows from the pool, for the terminal."""
     tables = [_curve_table(found), _cost_table(found, scorer)]
-    return "\n\n".join([*(_lines(table) for table in tables), "\n".join(sentences(found, scorer))])
+    return "\n\n".join([*(lines_of(table) for table in tables), "\n".join(sentences(found, scorer))])
 
 
 def sentences(found: Mapping[str, Any], scorer: str) -> list[str]:
@@ -112,16 +112,9 @@ def _cost_table(found: Mapping[str, Any], scorer: str) -> Table:
         rows,
         "The prompt counts once for its samples; seconds are shares of the batches that they were drawn in. "
         f"Score: what {scorer} gives to the sample that it likes best, over the {view['questions']:,} questions "
-        "of which one can be chosen in each subset. KL(best of k ‖ one sample) is measured on the pool, beside its "
-        "bound log k − (k − 1)/k.",
+        "of which one can be chosen in each subset. KL(best of k ‖ one sample) is measured on the pool, beside "
+        "its bound log k − (k − 1)/k.",
     )
-
-
-def _lines(table: Table) -> str:
-    rows = [list(table.heads), *[list(row) for row in table.rows]]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(table.heads))]
-    told = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([table.caption, *told])
 
 
 def _share(interval: Mapping[str, Any]) -> str:
@@ -145,7 +138,7 @@ def _points(interval: Mapping[str, Any]) -> str:
 def charts(found: Mapping[str, Any], scorer: str) -> list[Chart]:
     """The curves against k, tokens, FLOPs and seconds; the law; the scorer's view."""
     ks = list(range(1, found["n"] + 1))
-    lines = {name: _line(NAMES[name], ks, found["curves"][name]) for name in NAMES}
+    lines = {name: _line(name, ks, found["curves"][name]) for name in NAMES}
     band = "Bands: 95 %, bootstrap over questions, point by point."
     drawn = [
         Chart("Accuracy against the number of samples", "curves", K, "Share of questions right",
@@ -154,7 +147,7 @@ def charts(found: Mapping[str, Any], scorer: str) -> list[Chart]:
     law = found["law"]
     if not isinstance(law, str):
         parts = {part: [c[part] for c in law["coverage"]] for part in ("value", "low", "high")}
-        fitted = Line("law", law["ks"], parts["value"], parts["low"], parts["high"], dashed=True)
+        fitted = Line("law", law["ks"], parts["value"], parts["low"], parts["high"], dashed=True, colour=1)
         drawn.append(
             Chart("Coverage and its law", "law", K, "pass@k", [lines["pass"], fitted],
                   f"log pass@k = a·k^b; beyond k = {found['n']} the law is an extrapolation. {band}")
@@ -176,14 +169,15 @@ def charts(found: Mapping[str, Any], scorer: str) -> list[Chart]:
     drawn.append(
         Chart("How far best of k leaves the model", "kl", K, "KL(best of k ‖ one sample), nats",
               [Line("measured on the pool", found["ks"], kl["value"], kl["low"], kl["high"]),
-               Line("bound, log k − (k − 1)/k", found["ks"], view["kl_bound"], dashed=True)],
+               Line("bound, log k − (k − 1)/k", found["ks"], view["kl_bound"], dashed=True, colour=1)],
               "Equal scores, as equal short answers have, keep it below the bound.", share=False)
     )  # fmt: skip
     return drawn
 
 
 def _line(name: str, xs: Any, curve: Mapping[str, Any]) -> Line:
-    return Line(name, xs, curve["value"], curve["low"], curve["high"])
+    colour = list(NAMES).index(name)
+    return Line(NAMES[name], xs, curve["value"], curve["low"], curve["high"], colour=colour)
 
 
 def _against_cost(found: Mapping[str, Any], name: str, unit: str, costs: Mapping[str, list[float]]) -> Chart:
@@ -191,7 +185,7 @@ def _against_cost(found: Mapping[str, Any], name: str, unit: str, costs: Mapping
     lines = []
     for curve in ("majority", "best_of", "weighted"):
         points = {part: [found["curves"][curve][part][i] for i in at] for part in ("value", "low", "high")}
-        lines.append(_line(NAMES[curve], costs["scored" if curve in SCORED else "plain"], points))
+        lines.append(_line(curve, costs["scored" if curve in SCORED else "plain"], points))
     caption = "Mean cost of a question. What a scorer reads is counted, as if no two samples were alike."
     return Chart(
         f"Accuracy against {unit}", name, f"{unit} a question", "Share of questions right", lines, caption
@@ -214,14 +208,15 @@ def write_report(
     write_json(run.path / "curves.json", found)
     drawn = charts(found, scorer)
     write_pictures(run.path, drawn)
+    said = sentences(found, scorer)
     path = run.path / "report.html"
     write_page(
         path,
         "One pool of samples, every curve",
         [drawn[0], _curve_table(found), *drawn[1:], _cost_table(found, scorer)],
         facts=facts,
-        summary="\n".join(sentences(found, scorer)),
-        notes=notes,
+        summary=said[0],
+        notes=[*said[1:], *notes],
         command=command,
         versions=run.info["packages"],
     )

@@ -85,7 +85,9 @@ def pass_curve(correct: ArrayLike) -> Floats:
     return np.asarray(1.0 - np.cumprod(np.maximum(wrong_Q1 - drawn, 0) / (n - drawn), axis=1))
 
 
-def vote_curve(answers: ArrayLike, weights: ArrayLike | None = None, *, first: int = 0, seed: int = 0) -> Floats:
+def vote_curve(
+    answers: ArrayLike, weights: ArrayLike | None = None, *, first: int = 0, seed: int = 0, work: float = WORK
+) -> Floats:
     """Expected score of a vote among k of a question's samples, for k = 1 … n; shape [questions, samples].
 
     Self-consistency (Wang et al. 2022) for equal weights; else each answer has the sum of its samples' weights
@@ -101,6 +103,7 @@ def vote_curve(answers: ArrayLike, weights: ArrayLike | None = None, *, first: i
         weights: 0 or more, shape [questions, samples]; 0 has no voice. Weights are compared to 12 digits.
         first: samples that stand at the beginning of every order as they are: a procedure that has seen them.
         seed: fixes the orders.
+        work: sample-steps that are spent: so many orders as that allows.
 
     Raises:
         UserError: the shapes differ or a number is out of range.
@@ -119,7 +122,7 @@ def vote_curve(answers: ArrayLike, weights: ArrayLike | None = None, *, first: i
         codes_QN = np.where(weights_QN == 0, -1, codes_QN)
     rest = n - first
     turns = max(1, min(rest, TURNS, CELLS // (questions * (int(codes_QN.max()) + 2))))
-    rounds = int(np.clip(WORK / (questions * n * turns), 1, ROUNDS))
+    rounds = int(np.clip(work / (questions * n * turns), 1, ROUNDS))
     orders_NR = np.tile(np.arange(n)[:, None], (1, turns))
     if rest:
         starts = np.arange(turns) * rest // turns
