@@ -5,7 +5,19 @@ import os
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import faults, groups, labels, pairs, sampling, serving, shots, startup, storing, training
+from tests.benchmarks import (
+    faults,
+    groups,
+    labels,
+    pairs,
+    pools,
+    sampling,
+    serving,
+    shots,
+    startup,
+    storing,
+    training,
+)
 from tests.benchmarks.table import ROOT, Row, Skip, markdown, write
 
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
@@ -23,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "arithmetic": sampling.arithmetic,
     "serving": serving.run,
     "storing": storing.run,
+    "pools": pools.run,
     "startup": startup.run,
 }
 
