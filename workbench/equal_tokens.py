@@ -128,6 +128,6 @@ def at_equal_tokens(vote: Rung, other: Rung, beside: Beside) -> str:
         f"At equal tokens, {what}{' (one vote has more already)' if over else ''}, {other.name} is "
         f"{100 * c.difference.value:+.1f} points from {vote.name} ({100 * c.difference.low:+.1f} to "
         f"{100 * c.difference.high:+.1f}; {c.test}, p = {c.p:.2g}) on the {c.shared} questions that both "
-        f"answered, of which {c.only_second} are better with {other.name} and {c.only_first} with the vote; a difference of "
-        f"{100 * c.detectable:.1f} points is found four times in five."
+        f"answered, of which {c.only_second} are better with {other.name} and {c.only_first} with the vote; a "
+        f"difference of {100 * c.detectable:.1f} points is found four times in five."
     )

@@ -27,7 +27,7 @@ Tuned = Literal[
     "prompt-tuning", "prefix-tuning", "adapters", "head", "lora", "qlora", "sft", "self-improve", "dpo", "grpo",
 ]  # fmt: skip
 Scorer = Literal["reward-model", "logprob", "self-certainty", "judge"]
-Staged = Literal["beam-search", "revise", "budget-forcing"]
+Staged = Literal["beam-search", "diverse-beam-search", "revise", "budget-forcing"]
 Drawing = Sample | BeamSearch | Revision | BudgetForcing
 
 
@@ -104,6 +104,7 @@ RUNGS = {
     "best-of-n-self-certainty": Slots(scorer="self-certainty"),
     "best-of-n-judge": Slots(scorer="judge"),
     "beam-search": Slots(staged="beam-search"),
+    "diverse-beam-search": Slots(staged="diverse-beam-search"),
     "revise": Slots(staged="revise"),
     "budget-forcing": Slots(staged="budget-forcing"),
 }
@@ -130,7 +131,8 @@ class Config:
             prompt-tuning-majority-vote, prefix-tuning-majority-vote, lora-majority-vote, sft-majority-vote,
             self-improve-majority-vote, dpo-majority-vote, grpo-majority-vote; chosen by a reward model or by the
             model itself: best-of-n, best-of-n-logprob, best-of-n-self-certainty, best-of-n-judge; in stages:
-            beam-search, revise, budget-forcing. The first is the baseline; by default a set that suits the task.
+            beam-search, diverse-beam-search, revise, budget-forcing. The first is the baseline; by default a set
+            that suits the task.
         estimate_only: print the estimate and stop.
         few_shot: exemplars; which ones is said by the rung.
         prompt_search: the rung prompt-search.
@@ -148,7 +150,7 @@ class Config:
         best_of_n: the reward model of the rung best-of-n, whose samples are those of the voting rungs.
         vote: the voting rungs, and the samples of those that choose.
         early_stop: when the rung majority-vote-early stops: certain, or a confidence above 0.5.
-        beam_search: the rung beam-search.
+        beam_search: the rungs beam-search and diverse-beam-search.
         revise: the rung revise.
         budget_forcing: the rung budget-forcing.
         forgetting: of every tuned model.
@@ -196,7 +198,9 @@ class Config:
         A reward model's folder is filled in when it is made.
         """
         decode: Drawing
-        if slots.staged is not None:
+        if slots.staged == "diverse-beam-search":
+            decode = replace(self.beam_search, diverse=True)
+        elif slots.staged is not None:
             decode = getattr(self, slots.staged.replace("-", "_"))
         elif slots.scorer is not None:
             kind = WeightedVote if slots.weighted else BestOfN
