@@ -31,7 +31,7 @@ import recipes.runs
 import recipes.tasks
 import recipes.zero_shot
 from recipes.__main__ import RECIPES
-from workbench.decodes import Greedy, LabelLikelihood, Majority, Sample
+from workbench.decodes import BestOfN, Greedy, LabelLikelihood, Majority, Sample
 from workbench.engines import EngineConfig
 from workbench.errors import UserError
 from workbench.identity import system_hash
@@ -133,12 +133,14 @@ def test_majority_vote(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_pass_at_k(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
-    result = recipes.pass_at_k.main(recipes.pass_at_k.Config(setup, Sample(n=4)))
+    config = recipes.pass_at_k.Config(setup, BestOfN(n=4, scorer="logprob"))
+    result = recipes.pass_at_k.main(config)
     printed = capsys.readouterr().out
-    check_run(result, "pass_at_k", setup.runs, printed)
-    curve = [line.split() for line in printed.splitlines()[-4:]]
-    assert [row[0] for row in curve] == ["k", "1", "2", "4"]
-    assert float(curve[1][1].rstrip("%")) == pytest.approx(100 * result.score.value, abs=0.06)
+    run = check_run(result, "pass_at_k", setup.runs, printed)
+    assert run.read_system().decode == Sample(n=4, max_tokens=32)
+    one = next(line.split() for line in printed.splitlines() if line.split()[:1] == ["1"])
+    assert float(one[1]) == pytest.approx(100 * result.score.value, abs=0.06)
+    assert (run.path / "report.html").is_file() and (run.path / "curves.png").is_file()
 
 
 def test_lora(tiny: Setup, capfd: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,8 @@ def against_uniform(dev: Pool, test: Pool, *, first: int, bins: int, budgets: Se
     check_range("first", first, 1, test.n - 1)
     for budget in budgets:
         check_range("budgets", budget, first, test.n)
+    if len(dev.ids) < 2 * bins:
+        raise UserError(f"{len(dev.ids)} dev questions are too few for {bins} bins: two a bin are the least.")
     if dev.n <= first:
         raise UserError(f"dev has {dev.n} samples a question; it needs more than the {first} that are looked at.")
     turned = [turn(test, r * first) for r in range(min(LOOKS, test.n // first))]

@@ -18,16 +18,13 @@ def text(found: Mapping[str, Any], scorer: str) -> str:
 
 
 def sentences(found: Mapping[str, Any], scorer: str) -> list[str]:
-    """How the choice was made, and what it gained at each budget."""
+    """How the choice was made, and what a larger model does at equal FLOPs."""
     said = [
         f"Difficulty is predicted from the first {found['first']} samples, without the answer, by a line that was "
         f"fitted on {found['dev_questions']:,} dev questions; those samples count in every k. Figures are means "
         f"over {found['looks']} choices of them. What was best on one half of the questions is scored on the "
         "other."
     ]
-    for row in found["budgets"]:
-        gaps = [f"{_points(gap)} against {name}" for name, gap in _ordered(row["gaps"])]
-        said.append(f"Budget of {row['budget']} samples: compute-optimal has {'; '.join(gaps)}.")
     said.append(
         "p: sign-flip test over questions, Holm's correction over all budgets; intervals: paired bootstrap."
     )
@@ -149,12 +146,17 @@ def write_report(
         "Samples by difficulty, against one strategy for all",
         [drawn, *tables(found)],
         facts=facts,
-        summary=said[len(found["budgets"])],
+        summary=_gain(found["budgets"][-1]),
         notes=[*said, *notes],
         command=command,
         versions=run.info["packages"],
     )
     return path
+
+
+def _gain(row: Mapping[str, Any]) -> str:
+    gaps = [f"{_points(gap)} against {name}" for name, gap in _ordered(row["gaps"])]
+    return f"With {row['budget']} samples a question compute-optimal has {'; '.join(gaps)}."
 
 
 def _ordered(named: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""All curves of one pool: pass@k, majority@k, best-of@k, weighted@k for every k, with bands; in its own process."""
+"""All curves of one pool: pass@k, majority@k, best-of@k, weighted@k for every k with bands; in its own process."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def run(quick: bool = False) -> list[Row]:
     seconds, megabytes = min(seen["seconds"]), seen["peak"] / 1e6
     return [
         Row(
-            what=f"four curves with bands, every k up to {SAMPLES:,}, {questions:,} questions × {SAMPLES:,} samples",
+            what=f"four curves with bands, all k up to {SAMPLES:,}, {questions:,} questions × {SAMPLES:,} samples",
             baseline="–",
             workbench=f"{megabytes:.0f} MB at most, Python and numpy among them",
             result=f"{seconds:.2f} s",
