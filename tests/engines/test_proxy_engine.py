@@ -401,3 +401,17 @@ def test_the_hf_engine_opens_it(models: Make) -> None:
     assert engine.version.endswith(" proxy")
     engine.close()
     assert Greedy().sampling().temperature == 0
+
+
+def test_self_certainty_is_of_the_proxied_distribution(models: Make) -> None:
+    base, expert = models(0), models(1)
+    told = [
+        {
+            id: c.logprob
+            for batch in opened(model).self_certainty(REQUESTS[:2], [" no way."] * 2)
+            for id, c in batch
+        }
+        for model in (steer(base, expert, base, 1.0), expert, base)
+    ]
+    assert told[0] == pytest.approx(told[1], abs=1e-4)
+    assert told[0] != pytest.approx(told[2], abs=1e-2)
