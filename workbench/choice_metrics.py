@@ -216,20 +216,38 @@ def early_metrics(
     both = [i for i in kept if full and full[i].score is not None]
     if not both:
         return metrics, f"{sentence}. The whole vote's samples are not all in the store: no comparison with it."
-    tokens = [[sum(c.completion_tokens for c in rows[i] if _whole(c)) for i in both] for rows in (drawn, pool)]
-    fewer = ratio_interval([b - a for a, b in zip(*tokens, strict=True)], [max(1, b) for b in tokens[1]])
+    written, before_written = (
+        [sum(c.completion_tokens for c in rows[i] if _whole(c)) for i in both] for rows in (drawn, pool)
+    )
+    read = [max(c.prompt_tokens for c in pool[i]) for i in both]
+    fewer = _saved(written, before_written)
+    in_all = _saved(
+        [rounds[i] * prompt + said for i, prompt, said in zip(both, read, written, strict=True)],
+        [prompt + said for prompt, said in zip(read, before_written, strict=True)],
+    )
     before = [full[i].score or 0.0 for i in both]
     gap = paired_bootstrap([outcomes[i].score or 0.0 for i in both], before)
     same = sum(outcomes[i].answer == full[i].answer for i in both)
-    metrics |= _bounds("tokens_saved", fewer) | _bounds("full_vote", mean_score(before))
+    metrics |= _bounds("tokens_saved", fewer) | _bounds("all_tokens_saved", in_all)
+    metrics |= _bounds("full_vote", mean_score(before))
     metrics |= _bounds("early_minus_full", gap.difference) | {"early_minus_full_p": gap.p_value}
     metrics |= {"same_answer": same / len(both)}
     return metrics, (
-        f"{sentence}; {100 * fewer.value:.0f} % fewer completion tokens ({100 * fewer.low:.0f} – "
-        f"{100 * fewer.high:.0f}). The whole vote, whose samples the store has, gives the same answer to {same} "
-        f"of {len(both)} questions; beside it the early one has {_points(gap.difference)}, paired bootstrap; "
+        f"{sentence}: {_percent(fewer)} completion tokens, and {_percent(in_all)} tokens in all where a prompt is "
+        f"read anew each time. The whole vote, whose samples the store has, gives the same answer to {same} of "
+        f"{len(both)} questions; beside it the early one has {_points(gap.difference)}, paired bootstrap; "
         f"sign-flip test, p = {gap.p_value:.2g})."
     )
+
+
+def _saved(drawn: Sequence[int], whole: Sequence[int]) -> Interval:
+    """The share of the whole vote's tokens that stopping saved; below 0 where it took more."""
+    gaps = [full - part for part, full in zip(drawn, whole, strict=True)]
+    return ratio_interval(gaps, [max(1, full) for full in whole])
+
+
+def _percent(saved: Interval) -> str:
+    return f"{-100 * saved.value:+.0f} % ({-100 * saved.high:+.0f} to {-100 * saved.low:+.0f})"
 
 
 def mean_score(scores: Sequence[float]) -> Interval:

@@ -1,6 +1,7 @@
 """The decode slot: how a System gets from a prompt to an answer; frozen dataclasses, standard library only."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from workbench.errors import UserError, check_range
@@ -134,6 +135,13 @@ class LabelLikelihood:
 
     normalize: bool = False
     content_free: tuple[str, ...] = ()
+
+
+def reward_folder(decode: object) -> str | None:
+    """The folder of the reward model that a decode names, if it names one and the folder is there."""
+    if not isinstance(decode, (BestOfN, BeamSearch)) or decode.scorer in ("", *OWN_SCORERS):
+        return None
+    return decode.scorer if Path(decode.scorer).is_dir() else None
 
 
 Decode = (

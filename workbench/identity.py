@@ -23,6 +23,7 @@ from workbench.decodes import (
     Sample,
     Sampling,
     WeightedVote,
+    reward_folder,
 )
 from workbench.errors import UserError
 from workbench.proxy import Proxy
@@ -142,8 +143,8 @@ def system_hash(system: System) -> str:
     """The System's name everywhere. Equal content gives an equal hash, wherever its folders lie."""
     content = to_json(system, defaults=False)
     content["model"] = model_identity(system.model)
-    if isinstance(system.decode, (BestOfN, BeamSearch)) and Path(system.decode.scorer).is_dir():
-        content["decode"]["scorer"] = folder_hash(system.decode.scorer)
+    if (folder := reward_folder(system.decode)) is not None:
+        content["decode"]["scorer"] = folder_hash(folder)
     for name in ("judge", "critique", "revise"):  # prompts by name, or files of one's own
         if Path(content["decode"].get(name, "")).is_file():
             content["decode"][name] = file_hash(content["decode"][name])

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from workbench.decodes import OWN_SCORERS
 from workbench.errors import UserError, unknown_name
 from workbench.files import read_json
 from workbench.identity import from_json
@@ -187,6 +188,9 @@ def map_model_paths(data: Any, change: Any) -> Any:
     data = {key: map_model_paths(value, change) for key, value in data.items()}
     if data.get("type") in ("Model", "Proxy"):
         data |= {key: change(data[key]) for key in ("base", "adapter") if isinstance(data.get(key), str)}
-    if data.get("type") in ("BestOfN", "WeightedVote", "BeamSearch") and data.get("scorer"):
+    if data.get("type") in ("BestOfN", "WeightedVote", "BeamSearch") and data.get("scorer") not in (
+        "",
+        *OWN_SCORERS,
+    ):
         data["scorer"] = change(data["scorer"])
     return data

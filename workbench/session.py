@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from workbench.command import Flat
-from workbench.decodes import OWN_SCORERS, BestOfN, Decode, Greedy, LabelLikelihood, Sample
+from workbench.decodes import OWN_SCORERS, BestOfN, Decode, Greedy, LabelLikelihood, Sample, reward_folder
 from workbench.drawing import Drawer
 from workbench.engines import EngineConfig
 from workbench.engines.base import Engine
@@ -239,8 +239,8 @@ def content_of(config: Any) -> dict[str, Any]:
                 content["data_hash"] = file_hash(value.file)
             if isinstance(value, Pairs) and value.pairs:
                 content["pairs_hash"] = file_hash(value.pairs)
-            if isinstance(value, (BestOfN, BeamSearch)) and value.scorer and Path(value.scorer).is_dir():
-                content["scorer"] = folder_hash(value.scorer)
+            if (folder := reward_folder(value)) is not None:
+                content["scorer"] = folder_hash(folder)
             return content
         if isinstance(value, Path):
             return str(value)

@@ -126,6 +126,8 @@ def test_beside_the_whole_vote_where_the_store_has_it(store: Store) -> None:
     drawn = [o.samples for o in result.outcomes]
     assert drawn == [4, 5, 6]
     assert metrics["tokens_saved"] == pytest.approx(1 - sum(drawn) / 18), "each sample is one word"
+    assert metrics["rounds"] == pytest.approx(5 / 3), "after 4; b also after 5, c also after 6"
+    assert metrics["all_tokens_saved"] == pytest.approx(1 - (sum(drawn) + 5) / (18 + 3)), "and a word a prompt"
     [note] = [note for note in result.notes if note.startswith("It drew")]
     assert "the same answer to 3 of 3 questions" in note
     hasty, _ = measure(EarlyMajority(6, stop=0.7, block=1), store, **texts)
