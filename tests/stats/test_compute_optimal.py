@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench import stats
@@ -14,6 +14,7 @@ SCORE = st.sampled_from([-np.inf, 0.0, 1.0, 2.0])
 
 
 @given(st.lists(st.tuples(SCORE, st.sampled_from([0, 1])), min_size=1, max_size=7), st.data())
+@settings(deadline=None)
 def test_best_of_after_is_the_mean_over_all_continuations(found, data):
     first = data.draw(st.integers(0, len(found)))
     k = data.draw(st.integers(max(1, first), len(found)))
@@ -80,6 +81,7 @@ def test_what_was_lucky_on_one_fold_is_scored_on_the_other():
 
 
 @given(st.integers(0, 2**32 - 1))
+@settings(deadline=None)
 def test_choosing_is_the_spelt_out_search(seed):
     rng = np.random.default_rng(seed)
     scores, costs = rng.integers(0, 3, (12, 4)) / 2, rng.integers(1, 5, (12, 4)).astype(float)

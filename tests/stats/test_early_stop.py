@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench import stats
@@ -25,6 +25,7 @@ def winners(answers):
 
 
 @given(ANSWERS, st.integers(0, 4))
+@settings(deadline=None)
 def test_certain_is_exactly_when_no_end_changes_the_answer(answers, left):
     first, second = top_two(answers)
     ends = [winners([*answers, *more]) for more in itertools.product([-1, 0, 1, 2, 3], repeat=left)]
@@ -33,6 +34,7 @@ def test_certain_is_exactly_when_no_end_changes_the_answer(answers, left):
 
 
 @given(st.lists(ANSWERS, min_size=1, max_size=5), st.sampled_from(["certain", 0.8, 0.95]), st.integers(1, 3))
+@settings(deadline=None)
 def test_a_table_is_its_questions_one_by_one(rows, stop, block):
     n = max(map(len, rows))
     table = [[*row, *[-1] * (n - len(row))] for row in rows]

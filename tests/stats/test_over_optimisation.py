@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench import stats
@@ -15,6 +15,7 @@ SCORES = st.lists(st.sampled_from([-math.inf, 0.0, 1.0, 2.5]), min_size=1, max_s
 
 
 @given(SCORES, st.data())
+@settings(deadline=None)
 def test_it_is_the_divergence_of_every_draw_spelt_out(scores, data):
     n = data.draw(st.integers(1, len(scores)))
     base = {s: scores.count(s) / len(scores) for s in scores}
@@ -41,6 +42,7 @@ def test_worked_numbers():
 
 
 @given(SCORES, st.data())
+@settings(deadline=None)
 def test_the_proxy_is_the_mean_of_the_best_score_over_subsets(scores, data):
     k = data.draw(st.integers(1, len(scores)))
     best = [max(subset) for subset in itertools.combinations(scores, k)]

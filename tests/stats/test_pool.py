@@ -37,6 +37,7 @@ def over_subsets(answers, weights, k):
 
 
 @given(st.lists(CODES, min_size=1, max_size=8), st.data())
+@settings(deadline=None)
 def test_a_running_vote_is_the_vote_of_what_came_so_far(answers, data):
     weights = data.draw(st.lists(WEIGHTS, min_size=len(answers), max_size=len(answers)))
     whole = whole_weights(np.array([weights]))
@@ -47,7 +48,7 @@ def test_a_running_vote_is_the_vote_of_what_came_so_far(answers, data):
 
 
 @given(st.lists(CODES, min_size=1, max_size=6), st.data())
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_over_all_orders_the_running_vote_is_the_mean_over_all_subsets(answers, data):
     weights = data.draw(st.lists(WEIGHTS, min_size=len(answers), max_size=len(answers)))
     orders = np.array(list(itertools.permutations(range(len(answers)))))
