@@ -1,0 +1,184 @@
+"""Stepwise decodes on real weights: with every prompt and style, killed and resumed, and on the embedded model."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import recipes.beam_search
+from workbench.decodes import Decode
+from workbench.engines import EngineConfig
+from workbench.engines.hf import HfEngine
+from workbench.equal_tokens import Beside
+from workbench.harness import evaluate
+from workbench.prompts import load_prompt
+from workbench.session import Setup
+from workbench.step_decodes import BeamSearch, BudgetForcing, Revision
+from workbench.store import Store
+from workbench.tasks import load_task
+from workbench.tasks.base import Task
+from workbench.types import Example, Message, Model, Prompt, Result, Shots, Status, System
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = Prompt("plain", (Message("user", "Q: {{ input }}\nA:"),), style="text", stop=("\n\n",))
+BEGUN = Prompt("begun", (Message("user", "{{ input }}"), Message("assistant", "The answer is")))
+SHOT = (Message("user", "{{ input }}"), Message("assistant", "{{ target }}"))
+SHOTS = Prompt(
+    "shots", (Message("user", "{{ input }}"),), SHOT, shots=Shots((Example.make("What is 1 + 1?", "2"),), 1)
+)
+
+DECODES: list[Decode] = [
+    BeamSearch(beams=4, keep=2, step_tokens=4, max_tokens=10),
+    BeamSearch(beams=4, keep=2, step_tokens=4, max_tokens=10, diverse=True, scorer="judge", choose="vote"),
+    Revision(rounds=2, critique_tokens=6, max_tokens=8, choose="majority"),
+    BudgetForcing(at_least=4, at_most=8, max_tokens=4, waits=2),
+    BudgetForcing(at_least=4, at_most=8, max_tokens=4, begin="", end=".", final="", temperature=1.0),
+]
+
+
+def task() -> Task:
+    return load_task("arithmetic", {"practice": "2", "dev": "2", "test": "4"})
+
+
+def measured(result: Result) -> Result:
+    """Without what a clock says."""
+    return replace(result, cost_to_use=replace(result.cost_to_use, seconds=0.0))
+
+
+@pytest.mark.parametrize("decode", DECODES, ids=["beams", "trees", "revision", "thinking", "steps"])
+@pytest.mark.parametrize("prompt", [load_prompt("arithmetic"), TEXT, BEGUN, SHOTS], ids=lambda prompt: prompt.name)
+def test_every_decode_with_every_prompt(tiny_model: Path, tmp_path: Path, prompt: Prompt, decode: Decode) -> None:
+    model = Model(str(tiny_model))
+    engine = HfEngine(model, dtype="float32", device="cpu")
+    with Store(tmp_path / "store.sqlite") as store:
+        result = evaluate(System(model, prompt, decode), task(), engine, store)
+        drawn = sum(c.completion_tokens for n, _, _ in list(store.streams()) for _, c in store.rows(n))
+        again = evaluate(System(model, prompt, decode), task(), engine, store)
+    assert result == again, "all of it was stored, its seconds too"
+    assert result.total == 4
+    use = result.cost_to_use
+    assert use.flops is not None
+    assert use.flops > 2 * engine.shape.parameters * use.completion_tokens
+    if "judge" not in vars(decode).get("scorer", ""):
+        assert use.completion_tokens * 4 == drawn, "every token of every stage, and none twice"
+    if isinstance(decode, BudgetForcing):
+        assert dict(result.metrics)["thinking_tokens"] <= decode.at_most
+
+
+def test_what_is_said_so_far_is_what_the_model_reads(tiny_model: Path) -> None:
+    from workbench.decoding.steps import continued
+    from workbench.types import Request
+
+    engine = HfEngine(Model(str(tiny_model)), dtype="float32", device="cpu")
+    for messages, style in [
+        ((Message("user", "1 + 1?"),), "chat"),
+        ((Message("user", "1 + 1?"), Message("assistant", "It")), "chat"),
+        ((Message("user", "Q: 1 + 1?\nA:"),), "text"),
+    ]:
+        asked = engine.encoder.encode(Request("q", messages, style=style))
+        on = engine.encoder.encode(Request("q", continued(messages, " is 2.\n"), style=style))
+        assert engine.encoder.decode(on).endswith(engine.encoder.decode(asked) + " is 2.\n")
+
+
+FLAGS = [
+    *(
+        "--beams",
+        "4",
+        "--keep",
+        "2",
+        "--step-tokens",
+        "4",
+        "--max-tokens",
+        "16",
+        "--equal",
+        "generated",
+        "--separators",
+        "never",
+    ),
+    *("--task-args", "practice=2", "dev=2", "test=4", "--dtype", "float32", "--device", "cpu", "--quiet"),
+]
+
+
+def stored(runs: Path) -> int:
+    try:
+        with sqlite3.connect(f"file:{runs / 'completions.sqlite'}?mode=ro", uri=True) as db:
+            return int(db.execute("SELECT count(*) FROM completions").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_a_search_killed_in_its_middle_ends_as_one_that_was_not(tiny_model: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recipes", "beam_search", "--model", str(tiny_model), "--runs", str(runs), *FLAGS],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    until = time.monotonic() + 120
+    while stored(runs) <= 4 * 4:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    before = stored(runs)
+
+    def main(folder: Path) -> list[Any]:
+        setup = Setup(
+            task_args=("practice=2", "dev=2", "test=4"),
+            model=str(tiny_model),
+            engine=EngineConfig("hf", device="cpu", dtype="float32"),
+            runs=folder,
+            quiet=True,
+        )
+        decode = BeamSearch(beams=4, keep=2, step_tokens=4, max_tokens=16, separators=("never",))
+        return [
+            measured(rung.result)
+            for rung in recipes.beam_search.main(
+                recipes.beam_search.Config(setup, decode, Beside(equal="generated"))
+            )
+        ]
+
+    resumed = main(runs)
+    assert stored(runs) > before
+    assert resumed == main(tmp_path / "whole")
+    assert stored(runs) == stored(tmp_path / "whole"), "nothing was drawn that the whole one did not draw"
+
+
+# --- the embedded model -------------------------------------------------------------------------------
+
+
+def embedded(model: Model, tmp_path: Path, decode: Decode, prompt: str, questions: int) -> Result:
+    engine = HfEngine(model, device="cpu")
+    easy = load_task("arithmetic", {"practice": "2", "dev": "2", "test": str(questions)})
+    with Store(tmp_path / "store.sqlite") as store:
+        return evaluate(System(model, load_prompt(prompt), decode), easy, engine, store)
+
+
+def test_the_embedded_model_searches(embedded_model: Model, tmp_path: Path) -> None:
+    decode = BeamSearch(beams=4, keep=2, max_tokens=24, choose="vote")
+    result = embedded(embedded_model, tmp_path, decode, "arithmetic", 6)
+    assert result.score.value >= 0.5
+    assert dict(result.metrics)["finished_beams"] > 1
+
+
+def test_the_embedded_model_is_made_to_think_on_and_to_answer(embedded_model: Model, tmp_path: Path) -> None:
+    decode = BudgetForcing(at_least=24, at_most=32, max_tokens=12, begin="", end="The answer is", final="")
+    result = embedded(embedded_model, tmp_path, decode, "arithmetic-steps", 3)
+    metrics = dict(result.metrics)
+    assert metrics["thinking_tokens"] >= 24
+    assert metrics["forced_questions"] + metrics["extended_questions"] > 0
+    assert all("The answer is" in o.text or o.text.count("Wait") == 8 for o in result.outcomes)
+    assert {o.status for o in result.outcomes} <= {Status.CORRECT, Status.WRONG, Status.TRUNCATED}
