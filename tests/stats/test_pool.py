@@ -127,6 +127,12 @@ def test_codes_need_not_be_small_and_a_weight_of_0_has_no_voice():
     assert stats.vote_curve(np.zeros((0, 4), dtype=int)).shape == (0, 4)
 
 
+def test_a_question_that_the_scorer_likes_little_of_is_voted_on_all_the_same():
+    weights = [[9e-14, 8e-14, 1e-15], [0.9, 0.8, 0.7], [5e-324, 5e-324, 0.0]]
+    curve = stats.vote_curve([[0, 0, 1], [0, 1, 1], [0, 0, 1]], weights)
+    assert curve[:, 2].tolist() == [1, 0, 1], "sums are compared within a question"
+
+
 def test_the_same_seed_gives_the_same_curve_and_many_classes_fit_in_memory(monkeypatch):
     rng = np.random.default_rng(0)
     answers = rng.integers(0, 30, (20, 30))

@@ -100,7 +100,8 @@ def vote_curve(
 
     Args:
         answers: as in `pool_curves`.
-        weights: 0 or more, shape [questions, samples]; 0 has no voice. Weights are compared to 12 digits.
+        weights: 0 or more, shape [questions, samples]; 0 has no voice. Those of a question are compared to 12
+            digits of its largest.
         first: samples that stand at the beginning of every order as they are: a procedure that has seen them.
         seed: fixes the orders.
         work: sample-steps that are spent: so many orders as that allows.

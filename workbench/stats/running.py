@@ -5,7 +5,6 @@ answers that share the lead are kept up without a look at the others. Votes are 
 depend on the order of its terms, and equal sums are equal.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ Ints = NDArray[np.int64]
 Votes = NDArray[Any]  # int32 where every vote counts 1, int64 for weights
 
 BITS = 40
-"""Of the largest weight as a whole number; a million of them still fit 64 bits."""
+"""Of a question's largest weight as a whole number; a million of them still fit 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +74,14 @@ def running(codes_NQ: Ints, orders_NR: Ints, weights_NQ: Ints | None = None) -> 
         yield Standing(votes, leads, first, ties, won / np.maximum(ties, 1))
 
 
-def whole_weights(weights: Floats) -> Ints:
-    """Weights as whole numbers of 40 bits at most; one below 2^-41 of the largest becomes 0.
+def whole_weights(weights_QN: Floats) -> Ints:
+    """Weights as whole numbers of 40 bits at most; one below 2^-41 of its question's largest becomes 0.
 
-    The factor is a power of two, so that sums of halves and quarters that are equal stay equal.
+    A question's factor is a power of two, so that sums of halves and quarters that are equal stay equal. Each has
+    its own: votes of different questions never meet, and a scorer may like nothing about one of them.
     """
-    top = float(weights.max(initial=0.0))
-    factor = 2.0 ** (BITS - math.frexp(top)[1]) if top else 0.0
-    return np.rint(weights * factor).astype(np.int64)
+    top_Q1 = weights_QN.max(axis=1, keepdims=True, initial=0.0)
+    return np.rint(np.ldexp(weights_QN, BITS - np.frexp(top_Q1)[1])).astype(np.int64)
 
 
 def compressed(codes_QN: Ints) -> Ints:
