@@ -13,7 +13,7 @@ RECIPES = {
     "zero_shot": ("recipes.zero_shot", "the prompt alone"),
     "few_shot": ("recipes.few_shot", "exemplars in the prompt: random, balanced or nearest neighbours"),
     "majority_vote": ("recipes.majority_vote", "several samples a question, the most frequent answer wins"),
-    "pass_at_k": ("recipes.pass_at_k", "four curves over k from one pool: pass, majority, best-of, weighted; law, cost"),
+    "pass_at_k": ("recipes.pass_at_k", "one pool, four curves over k: pass, majority, best-of, weighted"),
     "compute_optimal": ("recipes.compute_optimal", "samples by how hard a question looks, against one for all"),
     "prompt_sensitivity": ("recipes.prompt_sensitivity", "how far seeds, orders or wordings move the score"),
     "prompt_search": ("recipes.prompt_search", "find an instruction: proposed, scored on dev, resampled (APE)"),

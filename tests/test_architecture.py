@@ -22,7 +22,8 @@ FLOORS = (
     ),
     (
         "workbench/report_parity.py", "workbench/aligning.py", "workbench/equal_tokens.py",
-        "workbench/ladder_estimate.py", "workbench/report_pool.py", "workbench/report_optimal.py", "workbench/compute_optimal.py",
+        "workbench/ladder_estimate.py", "workbench/report_pool.py", "workbench/report_optimal.py",
+        "workbench/compute_optimal.py",
     ),
     ("workbench/rungs.py", "workbench/tuning.py", "workbench/parity/", "workbench/pooling.py"),
     ("workbench/methods/", "workbench/session.py"),
