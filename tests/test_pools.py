@@ -1,5 +1,6 @@
 """A pool: from graded completions to arrays, its file, what its samples cost."""
 
+import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -68,9 +69,19 @@ def test_its_file(tmp_path: Path) -> None:
         for name, value in vars(pool).items():
             assert np.array_equal(getattr(again, name), value), name
         assert again.shape == SHAPE and again.scorer == "logprob"
-    (tmp_path / "pool.npz").write_bytes(b"not a pool")
-    with pytest.raises(UserError, match="cannot be read as a pool of samples"):
-        read_pool(tmp_path / "pool.npz")
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pool.npz"
+    made().save(path)
+    whole = path.read_bytes()
+    table = io.BytesIO()
+    np.save(table, np.ones(3))
+    flipped = bytes(b ^ 255 if place == 200 else b for place, b in enumerate(whole))
+    for content in (b"not a pool", b"", whole[:100], whole[:-5], flipped, table.getvalue()):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="cannot be read as a pool of samples"):
+            read_pool(path)
 
 
 def test_what_it_refuses() -> None:

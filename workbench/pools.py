@@ -1,6 +1,8 @@
 """A pool: all samples of each question as arrays, from which every curve over k is drawn without asking again."""
 
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -109,7 +111,7 @@ def read_pool(path: Path) -> Pool:
     try:
         with np.load(path, allow_pickle=False) as file:
             data: dict[str, Any] = {field.name: file[field.name] for field in fields(Pool)}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read as a pool of samples ({error}). Remove it, and the same command makes it anew."
         ) from error
