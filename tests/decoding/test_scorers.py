@@ -130,6 +130,8 @@ def test_an_answer_that_could_not_be_judged_is_an_error_and_asked_about_again(st
     texts = ["5", "7"]
     with pytest.raises(UserError, match=r"1 requests failed. The first: no connection"):
         measure(store, WeightedVote(2, scorer="judge"), Scripted(texts, {"5": 0.5, "7": math.nan}))
+    with pytest.raises(UserError, match=r"1 requests failed"):  # one answer, asked about once
+        measure(store, WeightedVote(3, scorer="judge"), Scripted(["7"] * 3, {"7": math.nan}), "other")
     engine = Scripted(texts, {"7": 0.7})
     assert measure(store, WeightedVote(2, scorer="judge"), engine).score.value == 1
     assert len(engine.judged) == 1

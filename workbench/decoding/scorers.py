@@ -46,8 +46,9 @@ class Scores:
 
     @property
     def failed(self) -> list[Completion]:
-        """What could not be scored."""
-        return [c for row in self.rated.values() for c in row if c is not None and c.finish is Finish.ERROR]
+        """What could not be scored, once for all samples that have the same text."""
+        rated = {id(c): c for row in self.rated.values() for c in row if c is not None}
+        return [c for c in rated.values() if c.finish is Finish.ERROR]
 
 
 def open_own(system: System, engine: Engine, reward_model: Scorer | None) -> Scorer | None:
