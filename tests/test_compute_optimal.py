@@ -12,6 +12,7 @@ from workbench.errors import UserError
 from workbench.metrics import score_interval
 from workbench.pools import Pool
 from workbench.report_optimal import sentences, tables, text
+from workbench.stats import folds
 from workbench.types import CostToMake, CostToUse, Outcome, Result, Status
 
 SHAPE = ModelShape(1000, 2, 8, 2, 2, 4)
@@ -67,7 +68,7 @@ def test_it_pays_where_questions_differ_in_what_suits_them() -> None:
     assert hard["dev_share"] == pytest.approx(0.5, abs=0.01)
 
 
-def test_right_answers_of_the_questions_change_no_bin_and_only_the_other_folds_choice() -> None:
+def test_right_answers_of_the_questions_change_no_bin() -> None:
     dev, test = world(1, "dev"), world(1, "test")
     found = against_uniform(dev, test, first=4, bins=2, budgets=[8])
     # Another answer is the right one: 0 and 1 change places.
@@ -75,6 +76,20 @@ def test_right_answers_of_the_questions_change_no_bin_and_only_the_other_folds_c
     other = against_uniform(dev, swapped, first=4, bins=2, budgets=[8])
     assert [b["share"] for b in found["bins"]] == [b["share"] for b in other["bins"]]
     assert [b["pass"] for b in found["bins"]] != [b["pass"] for b in other["bins"]]
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_right_answers_of_one_half_choose_for_the_other_half_alone(half: int) -> None:
+    dev, test = world(1, "dev"), world(1, "test")
+    never = np.where((folds(test.ids) == half)[:, None] & (test.answers_QN == 0), 99, test.answers_QN)
+    picks = [
+        {(p["fold"], p["bin"]): (p["way"], p["k"]) for p in against_uniform(
+            dev, pool, first=4, bins=2, budgets=[8])["budgets"][0]["picked"]}
+        for pool in (test, replace(test, answers_QN=never))
+    ]  # fmt: skip
+    same = {place: picks[0][place] == picks[1][place] for place in picks[0]}
+    assert all(same[half, name] for name in (0, 1)), "what is scored on a half does not see that half"
+    assert not all(same[1 - half, name] for name in (0, 1))
 
 
 def test_it_cannot_pay_where_all_questions_are_alike() -> None:
@@ -101,6 +116,32 @@ def test_what_a_scorer_reads_is_paid_for() -> None:
     assert row["tokens"]["uniform best-of"] == pytest.approx(20 + 4 * 40)
     assert all(p["k"] <= 4 for p in row["picked"] if p["way"] != "majority")
     assert "counts as 4.00 samples" in text(found, "judge")
+
+
+def test_scores_that_cost_something_are_no_part_of_the_look() -> None:
+    """A majority of the first samples pays for no scorer, so that nothing may be made of one's scores."""
+    dev, test = (replace(world(0, s), read_QN=np.full((200, 16), 30.0)) for s in ("dev", "test"))
+    other = replace(test, scores_QN=-test.scores_QN)
+    bins = [against_uniform(dev, pool, first=4, bins=2, budgets=[4])["bins"] for pool in (test, other)]
+    assert bins[0] == bins[1]
+    free = [against_uniform(world(0, "dev"), replace(pool, read_QN=np.zeros((200, 16))), first=4, bins=2,
+                            budgets=[4])["bins"] for pool in (test, other)]  # fmt: skip
+    assert free[0] != free[1]
+
+
+def test_the_prompt_that_a_scorer_reads_is_paid_for() -> None:
+    dev, test = (
+        replace(world(0, s), read_QN=np.full((200, 16), 10.0), read_prompt_Q=np.full(200, 60.0))
+        for s in ("dev", "test")
+    )
+    found = against_uniform(dev, test, first=2, bins=2, budgets=[16])
+    row = found["budgets"][0]
+    assert (found["dearer"], found["before"]) == (2, 6) and row["strategy"] == {
+        "uniform majority": 16, "uniform best-of": 5, "uniform weighted": 5,
+    }  # fmt: skip
+    assert row["tokens"]["uniform best-of"] == pytest.approx(20 + 5 * 10 + 60 + 5 * 10), "as much as 16 samples"
+    assert row["tokens"]["uniform majority"] == 20 + 160
+    assert "counts as 2.00 samples, by its tokens, and its reading of the prompt as 6.00" in text(found, "rm")
 
 
 def test_the_oracle_is_not_asked_how_hard_a_question_is() -> None:
@@ -134,6 +175,15 @@ def test_a_larger_model_once_at_equal_flops() -> None:
     rows = against_larger(dear, larger(0.5, four * 1.01, list(pool.ids)), "big")["rows"]
     assert [(row["way"], row["k"]) for row in rows] == [("majority", 4)], "scoring one costs more than that"
     assert against_larger(pool, larger(0.5, 1.0, list(pool.ids)), "big")["rows"] == []
+    unknown = against_larger(replace(dear, reader=None), larger(0.5, four * 1.01, list(pool.ids)), "big")
+    assert [(row["way"], row["k"]) for row in unknown["rows"]] == [("majority", 4)], (
+        "what costs one knows not what"
+    )
+    told = against_uniform(world(0, "dev"), pool, first=4, bins=2, budgets=[4])
+    assert any(
+        "What the scorer costs is not known" in line for line in sentences(told | {"larger": unknown}, "rm")
+    )
+    assert not any("is not known" in line for line in sentences(told | {"larger": found}, "rm"))
 
 
 def test_what_is_refused() -> None:

@@ -1,9 +1,10 @@
 """Compute-optimal against one strategy for all (Snell et al. 2024, arXiv 2408.03314), on two pools of samples.
 
 A strategy is a way of choosing (majority, best-of, weighted) among k samples. Its cost is counted in samples: what
-a scorer reads is turned into samples by its tokens. The first samples, from which a question's difficulty is
-predicted, are drawn in any case; every strategy goes on from them, so that they are part of its k. Measured is the
-mean over several choices of the first samples of each question, which is in one fold with all of them.
+a scorer reads, the prompt among it, is turned into samples by its tokens. The first samples, from which a
+question's difficulty is predicted, are drawn in any case; every strategy goes on from them, so that they are part
+of its k. Scores are looked at only where they cost nothing, because a majority does not pay for them. Measured is
+the mean over several choices of the first samples of each question, which is in one fold with all of them.
 Departure: the paper also chooses between revisions and searches; here the choice is among what one pool can tell.
 """
 
@@ -22,6 +23,7 @@ from workbench.stats import (
     best_of_after,
     best_of_n_curve,
     bootstrap_interval,
+    check_bins,
     choose,
     first_look,
     fit_difficulty,
@@ -61,8 +63,7 @@ def against_uniform(dev: Pool, test: Pool, *, first: int, bins: int, budgets: Se
     check_range("first", first, 1, test.n - 1)
     for budget in budgets:
         check_range("budgets", budget, first, test.n)
-    if len(dev.ids) < 2 * bins:
-        raise UserError(f"{len(dev.ids)} dev questions are too few for {bins} bins: two a bin are the least.")
+    check_bins(len(dev.ids), bins)
     if dev.n <= first:
         raise UserError(f"dev has {dev.n} samples a question; it needs more than the {first} that are looked at.")
     turned = [turn(test, r * first) for r in range(min(LOOKS, test.n // first))]
@@ -73,11 +74,11 @@ def against_uniform(dev: Pool, test: Pool, *, first: int, bins: int, budgets: Se
     bins_R = np.concatenate([difficulty.bins(_look(pool, first)) for pool in turned])
     fold_Q = folds(test.ids)
     fold_R = np.tile(fold_Q, len(turned))
-    each, read = float(test.tokens_QN.mean()), float(test.read_QN.mean())
-    dearer = 1 + read / each if each else 1.0
-    ks = _grid(test.n, first, budgets, dearer)
+    each = max(1.0, float(test.tokens_QN.mean()))
+    dearer, before = 1 + float(test.read_QN.mean()) / each, float(test.read_prompt_Q.mean()) / each
+    ks = _grid(test.n, first, budgets, dearer, before)
     names = [(way, k) for way in WAYS for k in ks]
-    costs_S = np.array([k * (dearer if way in SCORED else 1.0) for way, k in names])
+    costs_S = np.array([before + k * dearer if way in SCORED else k for way, k in names], dtype=np.float64)
     alone_QS = _all_strategies(test, ks, 0)
     after_RS = np.concatenate([_all_strategies(pool, ks, first) for pool in turned])
     found: dict[str, Any] = {
@@ -89,6 +90,7 @@ def against_uniform(dev: Pool, test: Pool, *, first: int, bins: int, budgets: Se
         "asked": test.asked,
         "n": test.n,
         "dearer": dearer,
+        "before": before,
         "budgets": [],
     }
     tests = []
@@ -156,13 +158,15 @@ def against_larger(pool: Pool, larger: Result, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "model": name,
         "flops": budget,
+        "scoring_known": pool.cost(1, scored=True)[1] is not None,
         "accuracy": vars(bootstrap_interval(larger_Q)),
         "questions": len(rows),
         "rows": [],
     }
     tests: list[PairedDifference] = []
     for way in WAYS:
-        affordable = [k for k in range(1, pool.n + 1) if (pool.cost(k, way in SCORED)[1] or 0) <= budget]
+        costs = [pool.cost(k, way in SCORED)[1] for k in range(1, pool.n + 1)]
+        affordable = [k for k, flops in enumerate(costs, 1) if flops is not None and flops <= budget]
         if not affordable:
             continue
         k = affordable[-1]
@@ -175,7 +179,7 @@ def against_larger(pool: Pool, larger: Result, name: str) -> dict[str, Any]:
                 "way": way if k > 1 else "one sample",
                 "k": k,
                 "all": k == pool.n,
-                "flops": pool.cost(k, way in SCORED)[1],
+                "flops": costs[k - 1],
                 "accuracy": vars(bootstrap_interval(ours_Q)),
                 "gap": vars(tests[-1].difference),
             }
@@ -192,15 +196,16 @@ def turn(pool: Pool, by: int) -> Pool:
 
 
 def _look(pool: Pool, first: int) -> Floats:
-    # Never the oracle's scores, which know the answers.
-    return first_look(pool.answers_QN, None if pool.scorer == "verifier" else pool.scores_QN, first)
+    # Never the oracle's scores, which know the answers; nor such as cost something, which not every strategy pays.
+    unseen = pool.scorer == "verifier" or bool(pool.read_QN.any())
+    return first_look(pool.answers_QN, None if unseen else pool.scores_QN, first)
 
 
-def _grid(n: int, first: int, budgets: Sequence[int], dearer: float) -> list[int]:
+def _grid(n: int, first: int, budgets: Sequence[int], dearer: float, before: float) -> list[int]:
     """The ks that are tried: powers of two, and what each budget buys with and without a scorer."""
     powers = [2**i for i in range(n.bit_length())]
-    bought = [int(budget / share + 1e-9) for budget in budgets for share in (1.0, dearer)]
-    return sorted({k for k in (first, n, *powers, *bought) if first <= k <= n})
+    scored = [int((budget - before) / dearer + 1e-9) for budget in budgets]
+    return sorted({k for k in (first, n, *powers, *budgets, *scored) if first <= k <= n})
 
 
 def _strategies(pool: Pool, way: str, ks: Sequence[int], first: int) -> Floats:

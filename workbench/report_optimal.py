@@ -31,7 +31,11 @@ def sentences(found: Mapping[str, Any], scorer: str) -> list[str]:
     if scorer == "verifier":
         said.append("The scorer is the task's own grader, an oracle: best-of and weighted are ceilings.")
     if found["dearer"] > 1:
-        said.append(f"A sample that the scorer reads counts as {found['dearer']:.2f} samples, by its tokens.")
+        prompt = f", and its reading of the prompt as {found['before']:.2f}" if found["before"] else ""
+        said.append(
+            f"A sample that the scorer reads counts as {found['dearer']:.2f} samples, by its tokens{prompt}. "
+            "Its scores are no part of the first look, which would have to pay for them."
+        )
     larger: Mapping[str, Any] = found.get("larger", {})
     for row in larger.get("rows", ()):
         way = f"{row['way']}@{row['k']}" if row["k"] > 1 else row["way"]
@@ -41,6 +45,8 @@ def sentences(found: Mapping[str, Any], scorer: str) -> list[str]:
             f"{_points(row['gap'])} against {larger['model']} once for {amount(larger['flops'], 'FLOPs')}, "
             f"{_share(larger['accuracy'])}; {larger['questions']:,} questions."
         )
+    if larger and not larger["scoring_known"]:
+        said.append("What the scorer costs is not known: at equal FLOPs there is the majority alone.")
     if larger and not larger["rows"]:
         said.append(f"{larger['model']} once costs less than one sample of the smaller model.")
     return said

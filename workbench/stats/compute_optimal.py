@@ -60,14 +60,23 @@ def fit_difficulty(features: ArrayLike, pass_rates: ArrayLike, bins: int) -> Dif
             f"features has the shape {features_QF.shape} and pass_rates {rates_Q.shape}; they must be "
             "[questions, features] and [questions]."
         )
-    check_range("bins", bins, 1, 100)
-    if len(rates_Q) < 2 * bins:
-        raise UserError(f"{len(rates_Q)} dev questions are too few for {bins} bins: two a bin are the least.")
+    check_bins(len(rates_Q), bins)
     rows = np.concatenate([features_QF, np.ones((len(rates_Q), 1))], axis=1)
     slopes_F = np.linalg.lstsq(rows, rates_Q, rcond=None)[0]
     predicted = Difficulty(slopes_F, np.empty(0)).predicted(features_QF)
     # A hair below, so that a question whose first look is the same as that at an edge is in the same bin.
     return Difficulty(slopes_F, np.unique(np.quantile(predicted, np.arange(1, bins) / bins)) - 1e-9)
+
+
+def check_bins(questions: int, bins: int) -> None:
+    """Refuse bins that so many dev questions cannot fill.
+
+    Raises:
+        UserError: there are fewer than two questions a bin, or `bins` is no number from 1 to 100.
+    """
+    check_range("bins", bins, 1, 100)
+    if questions < 2 * bins:
+        raise UserError(f"{questions} dev questions are too few for {bins} bins: two a bin are the least.")
 
 
 def first_look(answers: ArrayLike, scores: ArrayLike | None, first: int) -> Floats:
