@@ -81,7 +81,8 @@ def whole_weights(weights_QN: Floats) -> Ints:
     its own: votes of different questions never meet, and a scorer may like nothing about one of them.
     """
     top_Q1 = weights_QN.max(axis=1, keepdims=True, initial=0.0)
-    return np.rint(np.ldexp(weights_QN, BITS - np.frexp(top_Q1)[1])).astype(np.int64)
+    whole_QN = np.rint(np.ldexp(weights_QN, BITS - np.frexp(top_Q1)[1]))
+    return np.asarray(whole_QN, dtype=np.int64)
 
 
 def compressed(codes_QN: Ints) -> Ints:
