@@ -18,12 +18,12 @@ class Config:
         decode: how many samples are drawn, and what scores them.
         first: samples of each question that its difficulty is predicted from; they count as drawn.
         bins: of difficulty.
-        budgets: samples a question; by default a sixteenth, a quarter and all of n.
+        budgets: samples a question, each from `first` to n; by default a sixteenth, a quarter and all of n.
         dev_questions: from which difficulty is learned; by default all.
         larger: a second model, asked once, greedily: against as many samples of the first as cost as many FLOPs.
 
     Raises:
-        UserError: there is nothing to choose among.
+        UserError: there is nothing to choose among, or a number is out of range.
     """
 
     setup: Flat[Setup] = field(default_factory=Setup)
@@ -37,6 +37,9 @@ class Config:
     def __post_init__(self) -> None:
         check_range("n", self.decode.n, 2, 10**6)
         check_range("first", self.first, 1, self.decode.n - 1)
+        check_range("bins", self.bins, 1, 100)
+        for budget in self.budgets:
+            check_range("budgets", budget, self.first, self.decode.n)
 
 
 def main(config: Config) -> Result:
@@ -46,17 +49,20 @@ def main(config: Config) -> Result:
         UserError: the split is dev, or there are too few questions.
     """
     from workbench.compute_optimal import against_larger, against_uniform, usual_budgets  # numpy: see --help
+    from workbench.harness import questions_of
     from workbench.pooling import kept_pool, measured_pool
     from workbench.report_optimal import text, write_report
+    from workbench.stats import check_bins
 
     setup, n = config.setup, config.decode.n
     if setup.split == "dev":
         raise UserError("split is dev, from which difficulty is learned; measure on --split test.")
     with Session("compute_optimal", setup, config) as session:
+        check_bins(len(questions_of(session.task, "dev", config.dev_questions)), config.bins)
         system = session.system(config.decode)
         result, pool = measured_pool(session, config.decode)
         dev = kept_pool(session, system, "dev", config.dev_questions, "dev_pool.npz")
-        budgets = config.budgets or usual_budgets(n, config.first)
+        budgets = sorted(set(config.budgets)) or usual_budgets(n, config.first)
         found = against_uniform(dev, pool, first=config.first, bins=config.bins, budgets=budgets)
         if config.larger:
             once = System(Model(config.larger), session.prompt, session.with_length(Greedy()))

@@ -8,13 +8,14 @@ import pytest
 
 import recipes.compute_optimal
 import recipes.pass_at_k
+from workbench import stats
 from workbench.decodes import BestOfN
 from workbench.drawing import Drawer
-from workbench.engines import EngineConfig
+from workbench.engines import EngineConfig, open_engine
 from workbench.errors import UserError
 from workbench.pools import read_pool
 from workbench.runs import RunFolder
-from workbench.session import Setup
+from workbench.session import Session, Setup
 from workbench.stats import pool
 
 SIZES = ("practice=4", "dev=8", "test=12")
@@ -62,6 +63,10 @@ def test_one_pool_gives_every_curve(
     for vote in found["votes"]:
         assert vote["drawn"]["value"] <= 8 and 0 <= vote["tokens_saved"]["value"] < 1
     assert found["votes"][0]["difference"]["value"] == 0, "certain loses nothing"
+    kept = read_pool(run.path / "pool.npz")
+    votes = [stats.early_stop(kept.answers_QN, stop) for stop in ("certain", 0.95, 0.99)]
+    alone = [stats.paired_bootstrap(vote.score_Q, vote.full_Q).p_value for vote in votes]
+    assert [vote["difference"]["p"] for vote in found["votes"]] == stats.holm(alone), "over all that stop"
     told = found["scorer"]["kl"], found["scorer"]["kl_bound"]
     assert all(m["value"] <= bound + 1e-9 for m, bound in zip(*told, strict=True))
     names = {path.name for path in run.path.iterdir()}
@@ -85,7 +90,7 @@ def test_compute_optimal(
     setup: Setup, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = BestOfN(n=8, scorer="logprob")
-    config = recipes.compute_optimal.Config(setup, decode, first=2, bins=2, larger="fake:0.9")
+    config = recipes.compute_optimal.Config(setup, decode, first=2, bins=2, budgets=(8, 2, 8), larger="fake:0.9")
     result = recipes.compute_optimal.main(config)
     out = capsys.readouterr().out
     run = RunFolder(setup.runs / "r")
@@ -103,14 +108,28 @@ def test_compute_optimal(
     assert recipes.compute_optimal.main(alone).outcomes == result.outcomes
 
 
-def test_what_they_refuse(setup: Setup) -> None:
+def test_what_they_refuse(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"n is 1; it must be a number in \[2,"):
         recipes.pass_at_k.Config(setup, BestOfN(n=1, scorer="logprob"))
+    for flags, problem in (
+        ({"budgets": (4, 16)}, "budgets is 16"), ({"budgets": (2,)}, "budgets is 2"), ({"bins": 0}, "bins is 0"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=problem):
+            recipes.compute_optimal.Config(setup, BestOfN(n=8, scorer="logprob"), **flags)
     with pytest.raises(UserError, match="first is 8"):
         recipes.compute_optimal.Config(setup, BestOfN(n=8, scorer="logprob"), first=8)
     config = recipes.compute_optimal.Config(replace(setup, split="dev"), BestOfN(n=8, scorer="logprob"))
     with pytest.raises(UserError, match="split is dev, from which difficulty is learned"):
         recipes.compute_optimal.main(config)
+    monkeypatch.setattr(Drawer, "draw", no_engine)
+    monkeypatch.setattr(Drawer, "engine", lambda self, model: open_engine(model, self.config))
+    monkeypatch.setattr(Session, "measure", no_engine)
     few = recipes.compute_optimal.Config(setup, BestOfN(n=8, scorer="logprob"), bins=5)
     with pytest.raises(UserError, match="dev questions are too few for 5 bins"):
         recipes.compute_optimal.main(few)
+    setup = replace(setup, name=None)
+    unable = recipes.pass_at_k.Config(setup, BestOfN(n=8, scorer="self-certainty"))
+    with pytest.raises(UserError, match="Self-certainty needs the probability of every token"):
+        recipes.pass_at_k.main(unable)
+    with pytest.raises(UserError, match="Best of n needs a scorer"):
+        recipes.pass_at_k.main(recipes.pass_at_k.Config(setup, BestOfN(n=8)))

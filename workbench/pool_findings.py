@@ -35,7 +35,7 @@ def read_off(pool: Pool) -> dict[str, Any]:
         "curves": {name: _curve(curve) for name, curve in curves.items()},
         "ks": ks,
         "law": _law(curves["pass"], ks),
-        "votes": [_stopped(pool, stop) for stop in ("certain", *CONFIDENCES)],
+        "votes": _corrected([_stopped(pool, stop) for stop in ("certain", *CONFIDENCES)]),
         "costs": {
             "plain": [pool.cost(k, scored=False) for k in ks],
             "scored": [pool.cost(k, scored=True) for k in ks],
@@ -55,14 +55,19 @@ def read_off(pool: Pool) -> dict[str, Any]:
     one_Q, at_n = curves["pass"].scores_QK[:, 0], {name: c.scores_QK[:, -1] for name, c in curves.items()}
     pairs = {f"{name} over one sample": (at_n[name], one_Q) for name in ("majority", "best_of", "weighted")}
     pairs |= {f"{name} over majority": (at_n[name], at_n["majority"]) for name in ("best_of", "weighted")}
-    gains = {name: _difference(*pair) for name, pair in pairs.items()}
-    adjusted = holm([gain["p"] for gain in gains.values()])
-    found["gains"] = {name: gain | {"p": p} for (name, gain), p in zip(gains.items(), adjusted, strict=True)}
+    gains = _corrected([{"difference": _difference(*pair)} for pair in pairs.values()])
+    found["gains"] = {name: gain["difference"] for name, gain in zip(pairs, gains, strict=True)}
     return found
 
 
 def _curve(curve: Curve) -> dict[str, list[float]]:
     return {"value": curve.value_K.tolist(), "low": curve.low_K.tolist(), "high": curve.high_K.tolist()}
+
+
+def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with a `difference` each, its p with Holm's correction over them."""
+    adjusted = holm([row["difference"]["p"] for row in rows])
+    return [row | {"difference": row["difference"] | {"p": p}} for row, p in zip(rows, adjusted, strict=True)]
 
 
 def _difference(first_Q: Any, second_Q: Any) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """A System's samples drawn, graded and scored, as a pool that lies in the run's folder."""
 
-from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from typing import Any
 
 from workbench.decodes import OWN_SCORERS, BestOfN, Sample
+from workbench.decoding.best_of_n import Scorer
 from workbench.decoding.choosing import graded
-from workbench.decoding.scorers import scored
+from workbench.decoding.scorers import open_own, scored
 from workbench.drawing import requests_of
 from workbench.harness import questions_of
 from workbench.pools import Pool, pool_of, read_pool
@@ -30,6 +31,8 @@ def measured_pool(session: Session, decode: BestOfN) -> tuple[Result, Pool]:
     alone = System(system.model, system.prompt, _sample(system.decode))
     result = session.run.read_result()
     if result is None or not (session.run.path / "pool.npz").is_file():
+        with _reward_model(session, decode) as reward_model:  # what cannot be scored is not drawn
+            open_own(system, session.engine(system.model), reward_model)
         result = session.measure(alone)
     session.tell(alone, result)
     return result, kept_pool(session, system, session.setup.split, session.setup.questions, "pool.npz")
@@ -75,15 +78,10 @@ def draw_pool(session: Session, system: System, examples: Sequence[Example], tit
     drawn = session.drawer.draw(system, requests, title).completions
     found = [drawn[request.id] for request in requests]
     grades = [[graded(task, e, c) for c in row] for e, row in zip(examples, found, strict=True)]
-    reward_model: Any = None
-    if decode.scorer not in OWN_SCORERS:
-        from workbench.engines.scorer import open_scorer
-
-        reward_model = open_scorer(decode.scorer, session.setup.engine, session.close_engine)
     engine = session.engine(system.model)
     shape = engine.shape
     with (
-        closing(reward_model) if reward_model is not None else nullcontext(),
+        _reward_model(session, decode) as reward_model,
         Bar(f"scores by {decode.scorer}", quiet=session.setup.quiet) as bar,
     ):
         scores = scored(system, requests, drawn, grades, engine, reward_model, session.store, bar.show)
@@ -97,6 +95,18 @@ def draw_pool(session: Session, system: System, examples: Sequence[Example], tit
         n=decode.n,
         shapes={"model": shape, "scorer": scores.shape},
     )
+
+
+@contextmanager
+def _reward_model(session: Session, decode: BestOfN) -> Iterator[Scorer | None]:
+    """What the decode's folder holds, ready, and closed at the end; None where it names no folder."""
+    if decode.scorer in OWN_SCORERS:
+        yield None
+        return
+    from workbench.engines.scorer import open_scorer
+
+    with closing(open_scorer(decode.scorer, session.setup.engine, session.close_engine)) as reward_model:
+        yield reward_model
 
 
 def _sample(decode: Any) -> Sample:

@@ -53,9 +53,9 @@ def sentences(found: Mapping[str, Any], scorer: str) -> list[str]:
             else f"when it is {100 * vote['stop']:.0f} % sure to be ahead"
         )
         said.append(
-            f"Majority of {n} stopped {rule}: {vote['drawn']['value']:.1f} samples a question "
-            f"({vote['drawn']['low']:.1f} – {vote['drawn']['high']:.1f}), "
-            f"{100 * vote['tokens_saved']['value']:.0f} % fewer tokens "
+            f"Majority of {n}, asked after every sample and stopped {rule}: {vote['drawn']['value']:.1f} samples "
+            f"a question ({vote['drawn']['low']:.1f} – {vote['drawn']['high']:.1f}), "
+            f"{100 * vote['tokens_saved']['value']:.0f} % fewer completion tokens "
             f"({100 * vote['tokens_saved']['low']:.0f} – {100 * vote['tokens_saved']['high']:.0f}); "
             f"{100 * vote['accuracy']:.1f} % right against {100 * vote['full_accuracy']:.1f} %: "
             f"{_points(vote['difference'])}."
@@ -71,6 +71,10 @@ def sentences(found: Mapping[str, Any], scorer: str) -> list[str]:
             f"{_points(view['fall'])} from there (that k was found on the same questions, so the fall looks "
             "larger than it is), while the scorer's own score only rises."
         )
+    said.append(
+        "p: sign-flip test over questions, Holm's correction over the ways of choosing and over the votes that "
+        "stop; intervals: paired bootstrap."
+    )
     return said
 
 
