@@ -22,6 +22,7 @@ from workbench.metrics import (
     Graded,
     against_one_sample,
     best_of_n_curve_metrics,
+    by_kind,
     class_metrics,
     cost_to_use,
     curves,
@@ -116,6 +117,8 @@ def evaluate(
             f"{len(failed)} requests failed and are no answers; the first: {failed[0].error}. "
             "The same command asks for them again."
         )
+    if task.kind:
+        notes.append(by_kind(task.kind, [one.example for one in asked], outcomes))
     metrics = class_metrics(outcomes, task.labels) if task.labels else {}
     if isinstance(system.decode, Sample) and system.decode.n > 1:
         metrics |= curves(graded, system.decode.n)

@@ -17,7 +17,7 @@ from workbench.stats import (
     pass_at_k,
     wilson_interval,
 )
-from workbench.types import Completion, CostToUse, Finish, Interval, Outcome, Status
+from workbench.types import Completion, CostToUse, Example, Finish, Interval, Outcome, Status
 
 Graded = tuple[Status, str | None]
 """One completion's status and parsed answer."""
@@ -47,6 +47,22 @@ def class_metrics(outcomes: Sequence[Outcome], labels: Sequence[str]) -> dict[st
         "macro_f1_high": f1.high,
         "majority_class": Counter(targets).most_common(1)[0][1] / len(targets),
     }
+
+
+def by_kind(kind: str, examples: Sequence[Example], outcomes: Sequence[Outcome]) -> str:
+    """A sentence with the right answers of each kind of question; of several samples the mean counts.
+
+    Args:
+        kind: the variable that says an example's kind.
+        examples: the questions.
+        outcomes: one a question.
+    """
+    found: dict[str, list[float]] = {}
+    for example, outcome in zip(examples, outcomes, strict=True):
+        if outcome.score is not None:
+            found.setdefault(dict(example.variables)[kind], []).append(outcome.score)
+    told = [f"{name} {sum(scores):g}/{len(scores)}" for name, scores in sorted(found.items())]
+    return f"Right answers by {kind}: {', '.join(told)}."
 
 
 def curves(graded: Sequence[Sequence[Graded]], n: int) -> dict[str, float]:
