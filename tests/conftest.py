@@ -94,19 +94,34 @@ def embedded_model() -> Model:
     return Model(EMBEDDED)
 
 
+REAL_VLLM: pytest.StashKey[Any] = pytest.StashKey()
+
+
 @pytest.fixture(scope="session")
-def real_vllm(tmp_path_factory: pytest.TempPathFactory, embedded_model: Model) -> Iterator[Any]:
+def real_vllm(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, embedded_model: Model
+) -> Iterator[Any]:
     """A real vLLM server that the tests marked `vllm` share; it starts with the first `real_vllm.up()`."""
     from real_vllm import RealVllm
 
-    server = RealVllm(tmp_path_factory.mktemp("real-vllm"))
+    server = request.session.stash[REAL_VLLM] = RealVllm(tmp_path_factory.mktemp("real-vllm"))
     yield server
     server.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of real servers come last, one after another, so that the one they share is idle in no other's."""
-    items.sort(key=lambda item: item.get_closest_marker("vllm") is not None)
+    """The tests of real servers come first, one after another; `pytest -n 2 --dist loadgroup` parts the others
+    among its processes by file, so that each makes a file's fixtures once."""
+    items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("vllm" if item.get_closest_marker("vllm") else item.path.name))
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The server that they share ends with the last of them: it is idle in no other's test."""
+    last = nextitem is not None and item.get_closest_marker("vllm") and not nextitem.get_closest_marker("vllm")
+    if last and REAL_VLLM in item.session.stash:
+        item.session.stash[REAL_VLLM].close()
 
 
 @pytest.fixture(scope="session")

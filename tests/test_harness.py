@@ -161,6 +161,14 @@ def test_a_failed_request_leaves_the_denominator_and_says_so(store: Store) -> No
     assert note.startswith("1 requests failed and are no answers; the first: ConnectionError: gone.")
 
 
+def test_a_task_of_several_kinds_tells_the_right_answers_of_each(store: Store) -> None:
+    task = replace(numbers(*"44444"), kind="sort")
+    sorts = [("sort", "sum" if number in (0, 1, 4) else "word") for number in range(5)]
+    asked = tuple(replace(e, variables=(sort,)) for e, sort in zip(task._test, sorts, strict=True))
+    result = measured(replace(task, _test=asked), Greedy(max_tokens=6), FIVE, store)
+    assert "Right answers by sort: sum 1/2, word 0/2." in result.notes  # the third sum failed
+
+
 def test_a_failed_request_is_not_stored_and_is_asked_for_again(store: Store) -> None:
     task, decode = numbers(*"44444"), Greedy(max_tokens=6)
     measured(task, decode, FIVE, store)

@@ -397,6 +397,13 @@ def test_the_page_can_be_written_for_odd_ladders(tmp_path: Path, rungs: list[Run
     assert "How to reproduce" not in page
 
 
+def test_a_tick_at_the_charts_edge_is_not_cut_off(tmp_path: Path) -> None:
+    rungs = [rung(str(cost), answers(0.5), flops=cost) for cost in (1.6e10, 1.6e11)]  # an axis up to 2e11
+    write_html(tmp_path / "r.html", "Two", rungs, looks=2)
+    page = (tmp_path / "r.html").read_text()
+    assert 'text-anchor="end">200 G<' in page and 'text-anchor="middle">100 G<' in page
+
+
 def test_a_crowded_chart_numbers_its_points_and_names_them_below(tmp_path: Path) -> None:
     write_html(tmp_path / "six.html", "Six", six_rungs(), looks=6)
     assert '<ol class="key' not in (tmp_path / "six.html").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ from workbench.engines.base import Engine
 from workbench.errors import UserError, check_range
 from workbench.exemplars import choose_fitting, dropped_note
 from workbench.identity import short_hash, system_hash
-from workbench.metrics import class_metrics, cost_to_use, score_interval, with_scoring
+from workbench.metrics import by_kind, class_metrics, cost_to_use, score_interval, with_scoring
 from workbench.prompts import render
 from workbench.step_decodes import Stepwise
 from workbench.step_metrics import stepped_metrics, with_stages
@@ -108,6 +108,8 @@ def evaluate(
             f"{len(failed)} requests failed and are no answers; the first: {failed[0].error}. "
             "The same command asks for them again."
         )
+    if task.kind:
+        notes.append(by_kind(task.kind, [one.example for one in asked], outcomes))
     metrics = class_metrics(outcomes, task.labels) if task.labels else {}
     values = [told.values[one.request.id] for one in asked] if told.values else []
     for more, sentences in (

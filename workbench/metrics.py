@@ -8,7 +8,7 @@ import numpy as np
 from workbench.choice_metrics import mean_score
 from workbench.cost import ModelShape, inference_flops
 from workbench.stats import macro_f1_interval
-from workbench.types import Completion, CostToUse, Finish, Interval, Outcome
+from workbench.types import Completion, CostToUse, Example, Finish, Interval, Outcome
 
 
 def score_interval(outcomes: Sequence[Outcome]) -> Interval:
@@ -29,6 +29,22 @@ def class_metrics(outcomes: Sequence[Outcome], labels: Sequence[str]) -> dict[st
         "macro_f1_high": f1.high,
         "majority_class": Counter(targets).most_common(1)[0][1] / len(targets),
     }
+
+
+def by_kind(kind: str, examples: Sequence[Example], outcomes: Sequence[Outcome]) -> str:
+    """A sentence with the right answers of each kind of question; of several samples the mean counts.
+
+    Args:
+        kind: the variable that says an example's kind.
+        examples: the questions.
+        outcomes: one a question.
+    """
+    found: dict[str, list[float]] = {}
+    for example, outcome in zip(examples, outcomes, strict=True):
+        if outcome.score is not None:
+            found.setdefault(dict(example.variables)[kind], []).append(outcome.score)
+    told = [f"{name} {sum(scores):g}/{len(scores)}" for name, scores in sorted(found.items())]
+    return f"Right answers by {kind}: {', '.join(told)}."
 
 
 def cost_to_use(

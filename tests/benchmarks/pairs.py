@@ -8,14 +8,13 @@ runs in a process of its own; ours runs before and after theirs, because a machi
 
 import itertools
 import json
-import statistics
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.table import Row
-from tests.benchmarks.training import SEED, InOrder, clock, data, in_a_process, lora
+from tests.benchmarks.training import SEED, InOrder, against_trl, clock, data, lora
 from workbench.models import EMBEDDED, load_base, load_tokenizer
 from workbench.preferring.pairs import Pair
 from workbench.prompts import load_prompt, render, render_answer
@@ -38,21 +37,14 @@ def long(quick: bool = False) -> list[Row]:
 
 
 def _row(name: str, what: str, precision: str, updates: int, floor: float) -> Row:
-    data(name)  # Skip where the data are not at hand
-    sides = ("workbench", "trl", "workbench")
-    ours, theirs, again = (in_a_process("pairs", side, name, precision, updates) for side in sides)
-    slow = statistics.median(theirs["seconds"])
-    fast = max(statistics.median(side["seconds"]) + side["before"] / updates for side in (ours, again))
-    apart = max(abs(a - b) / b for a, b in zip(ours["losses"], theirs["losses"], strict=True))
-    memory = [side["peak"] / 2**30 for side in (theirs, ours)]
-    return Row(
+    found = against_trl("pairs", name, precision, updates, "losses")
+    return found.row(
         what=f"DPO, {what}, {updates} updates of {BATCH} pairs, {precision}",
-        baseline=f"TRL `DPOTrainer`: {BATCH / slow:.2f} pairs/s, {memory[0]:.2f} GiB",
-        workbench=f"{BATCH / fast:.2f} pairs/s, {memory[1]:.2f} GiB, reference included",
-        result=f"{slow / fast:.1f}×",
-        floor=f"≥ {floor:g}×",
-        checked=f"losses of the {updates} updates at most {100 * apart:.2g} % apart",
-        passed=slow / fast >= floor and apart <= TOLERANCE[precision],
+        baseline=f"TRL `DPOTrainer`: {BATCH / found.theirs:.2f} pairs/s",
+        workbench=f"{BATCH / found.ours:.2f} pairs/s, reference included",
+        checked=f"losses of the {updates} updates",
+        floor=floor,
+        tolerance=TOLERANCE[precision],
     )
 
 

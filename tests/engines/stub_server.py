@@ -84,6 +84,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class StubServer(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # with the 5 of the library, a client of a busy machine waits a second to connect
 
     def __init__(self, names: tuple[str, ...] = ("model",), key: str | None = None, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Handler)

@@ -183,7 +183,9 @@ def test_without_usage_the_log_probabilities_are_counted_and_without_both_nothin
 # --- before it begins -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [status(429, retry_after="0"), status(503), status(500), reset], ids=str)
+@pytest.mark.parametrize(
+    "fault", [status(429, retry_after="0"), status(503), status(500), reset], ids=["429", "503", "500", "reset"]
+)
 def test_what_may_pass_before_it_begins_is_tried_again(server: StubServer, fault: Fault) -> None:
     server.faults = [fault, fault]
     _, last = read(engine_for(server), ask())

@@ -157,7 +157,11 @@ def test_batches_come_as_they_finish(server: StubServer) -> None:
 # --- faults that pass -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [status(429), status(503), status(500), status(408), reset, half], ids=str)
+@pytest.mark.parametrize(
+    "fault",
+    [status(429), status(503), status(500), status(408), reset, half],
+    ids=["429", "503", "500", "408", "reset", "half"],
+)
 @pytest.mark.parametrize("style", ["chat", "text"])
 def test_what_may_pass_is_tried_again(server: StubServer, fault: Any, style: str) -> None:
     server.faults = [fault, fault]
@@ -585,7 +589,9 @@ def test_the_tokens_of_a_continuation_add_up_to_its_score(server: StubServer, st
     assert body["return_tokens_as_token_ids"] is True
 
 
-@pytest.mark.parametrize("fault", [status(404, "no such path"), garbage({"choices": []}), status(503)], ids=str)
+@pytest.mark.parametrize(
+    "fault", [status(404, "no such path"), garbage({"choices": []}), status(503)], ids=["404", "no choices", "503"]
+)
 def test_tokens_that_cannot_be_scored_are_an_error_and_the_others_are_scored(
     server: StubServer, fault: Any
 ) -> None:

@@ -391,6 +391,26 @@ def test_the_report_and_the_card(tmp_path: Path, scripted: Callable[[Script], li
     assert "8 seed tasks shown" in settings and "draw seed 0." in settings
 
 
+def test_what_a_person_read_is_in_the_report(tmp_path: Path, scripted: Callable[[Script], list[Request]]) -> None:
+    scripted(teacher)
+    main(config(tmp_path))
+    page, file = tmp_path / "run" / "report.html", tmp_path / "run" / "readings.csv"
+    assert "Nobody has judged the examples yet" in page.read_text()
+    head, *rows = file.read_text().splitlines()
+    assert head == "id,good,remark" and len(rows) == len(set(rows)) == 10
+    ids = [row.split(",")[0] for row in rows]
+    file.write_text("\n".join([head, f"{ids[0]},Yes,<i>true</i>", f"{ids[1]},no,", f"{ids[2]},,later"]) + "\n")
+    main(config(tmp_path))
+    told = page.read_text()
+    assert "Of 2 examples drawn by chance a person found 1 good (95 % interval 9 – 91 %)." in told
+    assert f"{ids[0]}: good" in told and f"{ids[1]}: not good" in told and f"<h4>{ids[2]}</h4>" in told
+    assert "&lt;i&gt;true&lt;/i&gt;" in told
+    for row, field in (("0-0-0-0,yes,", "id"), (f"{ids[0]},perhaps,", "good")):
+        file.write_text(f"{head}\n{row}\n")
+        with pytest.raises(UserError, match=f"readings.csv, row 2, field '{field}'"):
+            main(config(tmp_path))
+
+
 def test_what_became_of_every_instruction_is_told(
     tmp_path: Path, scripted: Callable[[Script], list[Request]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -150,6 +150,7 @@ def serve(arguments: list[str]) -> None:
     adapters = dict(pair.split("=", 1) for pair in told.lora_modules)
     Handler.served = {told.served_model_name: told.model, **adapters}
     print("arguments:", json.dumps(arguments), flush=True)
+    ThreadingHTTPServer.request_queue_size = 128  # the library's 5 make many clients wait a second to connect
     ThreadingHTTPServer((told.host, int(told.port)), Handler).serve_forever()
 
 

@@ -32,12 +32,20 @@ Make = Callable[..., ServeConfig]
 
 
 def left(mark: str | None = None) -> list[int]:
-    """Processes that carry a server's mark."""
+    """Processes that carry this mark of a server; without one any mark, of a server that this test started.
+
+    Its cache folder is its own, so that it tells those of tests that run beside it.
+    """
     found = []
     for process in psutil.process_iter():
         try:
-            told = process.environ().get(MARK)
-            if told is not None and mark in (None, told) and process.status() != psutil.STATUS_ZOMBIE:
+            told = process.environ()
+            ours = (
+                told.get("XDG_CACHE_HOME") == os.environ["XDG_CACHE_HOME"]
+                if mark is None
+                else told.get(MARK) == mark
+            )
+            if MARK in told and ours and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process.pid)
         except psutil.Error:
             continue
@@ -134,14 +142,13 @@ def test_a_server_that_does_not_come_up(
     config: Make, faults: Callable[..., None], loras: Path, fault: dict[str, Any], words: list[str], port: int
 ) -> None:
     faults(**fault)
-    before = left()
     with pytest.raises(UserError) as refused:
         start(config(adapters=(str(loras / "one"),), timeout=1.0 if "hang" in fault else 60.0))
     for part in words:
         assert part in str(refused.value)
     log = server_folder(port) / "server.log"
     assert f"The whole log: {log}" in str(refused.value) and log.is_file()
-    assert left() == before and read_states() == []
+    assert left() == [] and read_states() == []
     assert list((server_folder(port).parent / "adapters").iterdir()) == []
 
 
@@ -262,7 +269,7 @@ def test_a_server_that_decodes_wrongly_is_unhealthy(
     [state] = main(Config("status"))
     assert state.health == "unhealthy"
     assert "failed: " in capsys.readouterr().out
-    assert len(left(state.mark)) == 2, "it is left running, so that one can look"
+    assert len(left(state.mark)) == len(left()) == 2, "it is left running, so that one can look"
     with pytest.raises(UserError, match=r"self.*workbench serve status"):
         VllmEngine(Model(state.model), [state.url]).version  # noqa: B018
 
@@ -384,10 +391,9 @@ def test_ctrl_c_while_the_canaries_run_ends_the_server_too(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(server, "watch", interrupt)
-    before = left()
     with pytest.raises(KeyboardInterrupt):
         start(config())
-    assert left() == before and read_states() == []
+    assert left() == [] and read_states() == []
 
 
 def test_a_reload_that_was_interrupted_says_so(

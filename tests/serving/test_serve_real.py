@@ -87,7 +87,7 @@ def test_a_fault_of_vllm_is_caught(
 
     monkeypatch.setattr(server, "command_line", too_few_slots)
     texts = tuple(f"{name}={real_vllm.adapters / name}" for name in ("one", "two"))
-    with pytest.raises(UserError, match=rf"canaries failed.\n    {EMBEDDED}, prefill") as refused:
+    with pytest.raises(UserError, match=rf"canaries failed.\n    {EMBEDDED}, ") as refused:
         start(ServeConfig(adapters=texts, python=VLLM, port=port, max_model_len=2048, max_loras=2))
     assert "one-" not in str(refused.value), "only the base is wrong"
     [state] = read_states()

@@ -5,7 +5,6 @@ wrote goes through `visible` and Jinja's escaping: text stays text.
 """
 
 import json
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from workbench.files import write_atomic
 from workbench.instructing.charts import histogram, rows, stacked
 from workbench.instructing.filters import NEAR_DUPLICATE
+from workbench.instructing.readings import readings, told
 from workbench.instructing.rounds import counted, without_instances
 from workbench.instructing.similarity import LIMIT
 from workbench.instructing.variety import pair_count, verbs
@@ -22,7 +22,6 @@ from workbench.report_html import filled
 from workbench.runs import Run
 from workbench.training.card import cost_of
 
-SHOWN = 10  # examples, drawn by chance
 ROUNDS = 40  # bars, at most; beyond it several rounds share one
 VERBS, OBJECTS = 20, 4
 
@@ -64,7 +63,7 @@ def write_report(run: Run, found: Mapping[str, Any], command: str) -> Path:
     whole = [instance for p in kept for instance in p["instances"] if instance["kept"]]
     texts = [p["instruction"] for p in kept]
     examples = read_made(run.path / "data.jsonl")
-    chosen = random.Random("examples to read").sample(examples, min(SHOWN, len(examples)))
+    read = readings(run.path, examples)
     cost = cost_of(run)
     page = filled(
         "report_self_instruct.html.j2",
@@ -103,7 +102,8 @@ def write_report(run: Run, found: Mapping[str, Any], command: str) -> Path:
         verbs=rows(verbs(texts, VERBS, OBJECTS)),
         pairs=pair_count(texts),
         kept=len(kept),
-        examples=chosen,
+        readings=read,
+        judged=told(read),
         total=len(examples),
         command=command,
         versions=run.info["packages"],

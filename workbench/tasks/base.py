@@ -41,6 +41,7 @@ class Task:
         prompt: name of the prompt used unless another is asked for.
         labels: the classes, where the task is a classification.
         max_tokens: the longest answer that is waited for, unless the user says otherwise.
+        kind: the variable of an example that says which kind of question it is, where kinds are told apart.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Task:
     prompt: str
     labels: tuple[str, ...] = ()
     max_tokens: int = 256
+    kind: str | None = None
 
     @property
     def hash(self) -> str:
@@ -72,6 +74,7 @@ def make_task(
     prompt: str,
     labels: tuple[str, ...] = (),
     max_tokens: int = 256,
+    kind: str | None = None,
 ) -> Task:
     """A Task from its three splits, so that a task's own file need not name the closed one.
 
@@ -81,9 +84,8 @@ def make_task(
     for split in ("practice", "dev", "test"):
         if not splits[split]:
             raise UserError(f"The task {name!r} has no question in its {split} split; it needs more data.")
-    return Task(
-        name, settings, splits["practice"], splits["dev"], splits["test"], grade, prompt, labels, max_tokens
-    )
+    opened = (splits["practice"], splits["dev"], splits["test"])
+    return Task(name, settings, *opened, grade, prompt, labels, max_tokens, kind)
 
 
 def take(

@@ -123,7 +123,9 @@ def load(config: Config) -> Task:
         splits[split].append(example)
     done = {name: tuple(examples) for name, examples in splits.items()}
     settings = asdict(config) | {"rules": config.names()}
-    return make_task("following", settings=settings, splits=done, grade=grade, prompt="following", max_tokens=256)
+    return make_task(
+        "following", settings=settings, splits=done, grade=grade, prompt="following", max_tokens=256, kind="rule"
+    )
 
 
 # --- one question -----------------------------------------------------------------------------------
