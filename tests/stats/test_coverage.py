@@ -11,9 +11,20 @@ KS = [1, 2, 4, 8, 16, 32, 64]
 
 def test_the_worked_numbers():
     law = stats.coverage_law([[0.159, 0.56]] * 5, [1, 250])
-    assert (law.a.value, law.b.value) == pytest.approx((-1.8389, -0.2090), abs=1e-4)
+    assert (law.fit.a, law.fit.b) == pytest.approx((-1.8389, -0.2090), abs=1e-4)
     assert law.coverage(5).value == pytest.approx(0.2689, abs=1e-4)
     assert (law.failed, law.residual) == (0, pytest.approx(0, abs=1e-12))
+
+
+def test_questions_that_are_all_alike_give_no_interval_of_no_width():
+    for questions in (1, 5):
+        law = stats.coverage_law([[0.159, 0.56]] * questions, [1, 250])
+        assert (law.a, law.b, law.fits, law.failed) == (None, None, (), 0)
+        ahead = law.coverage(500)
+        wilson = stats.wilson_interval(ahead.value * questions, questions)
+        assert (ahead.low, ahead.high, ahead.method) == (wilson.low, wilson.high, "wilson")
+    law = stats.coverage_law([[0.1, 0.5], [0.2, 0.6]], [1, 250])
+    assert law.a.low < law.a.value < law.a.high and law.coverage(500).method == "bootstrap"
 
 
 def pool(seed, questions=60):

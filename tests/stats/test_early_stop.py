@@ -33,20 +33,18 @@ def test_certain_is_exactly_when_no_end_changes_the_answer(answers, left):
     assert bool(stats.settled(first, second, left, "certain")) is decided
 
 
-@given(st.lists(ANSWERS, min_size=1, max_size=5), st.sampled_from(["certain", 0.8, 0.95]), st.integers(1, 3))
+@given(st.lists(ANSWERS, min_size=1, max_size=5), st.sampled_from(["certain", 0.8, 0.95]))
 @settings(deadline=None)
-def test_a_table_is_its_questions_one_by_one(rows, stop, block):
+def test_a_table_is_its_questions_one_by_one(rows, stop):
     n = max(map(len, rows))
     table = [[*row, *[-1] * (n - len(row))] for row in rows]
-    found = stats.early_stop(table, stop, block)
+    found = stats.early_stop(table, stop)
     for place, row in enumerate(table):
         for drawn in range(1, n + 1):
-            over = bool(stats.settled(*top_two(row[:drawn]), n - drawn, stop))
-            if (drawn % block == 0 or drawn == n) and (over or drawn == n):
+            if stats.settled(*top_two(row[:drawn]), n - drawn, stop):
                 break
         best = winners(row[:drawn])
         assert found.drawn_Q[place] == drawn
-        assert bool(found.settled_Q[place]) is over
         assert found.score_Q[place] == pytest.approx((0 in best) / len(best) if best else 0)
         if stop == "certain":
             assert found.score_Q[place] == found.full_Q[place], "nothing is lost"
@@ -69,12 +67,11 @@ def test_what_it_saves():
     sure = np.zeros((1, 16), dtype=int)
     found = stats.early_stop(sure, "certain")
     assert (found.drawn_Q.tolist(), found.score_Q.tolist()) == ([9], [1]), "nine of sixteen cannot be caught"
-    assert stats.early_stop(sure, "certain", block=4).drawn_Q.tolist() == [12]
     assert stats.early_stop(sure, 0.95).drawn_Q.tolist() == [4]
     assert stats.early_stop([[-1, -1, -1]], "certain").drawn_Q.tolist() == [3], "nobody votes: all are drawn"
     mixed = np.array([[0, 1] * 8])
     tied = stats.early_stop(mixed, 0.95)
-    assert (tied.drawn_Q[0], tied.score_Q[0], bool(tied.settled_Q[0])) == (16, 0.5, False)
+    assert (tied.drawn_Q[0], tied.score_Q[0]) == (16, 0.5)
 
 
 @pytest.mark.parametrize("stop", ["never", 0.5, 1.0, 2, float("nan")])
@@ -83,5 +80,3 @@ def test_what_it_refuses(stop):
         stats.early_stop([[0, 1]], stop)
     with pytest.raises(UserError, match="first and second are votes"):
         stats.leader_confidence(-1, 0)
-    with pytest.raises(UserError, match="block is 0"):
-        stats.early_stop([[0]], "certain", block=0)

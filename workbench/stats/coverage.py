@@ -7,11 +7,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.errors import UserError
-from workbench.stats.intervals import check_probability
+from workbench.stats.intervals import check_probability, wilson_interval
 from workbench.stats.samples import CoverageFit, fit_coverage
 from workbench.types import Interval
 
 Floats = NDArray[np.float64]
+
+ALIKE = 1e-9  # shares that differ by rounding alone
 
 
 @dataclass(frozen=True)
@@ -20,23 +22,34 @@ class CoverageLaw:
 
     Attributes:
         fit: to the mean curve.
-        a, b: its parameters with their intervals.
-        fits: those of the resampled questions.
+        a, b: its parameters with their intervals; None where one question, or several that are all alike, say
+            nothing of how others differ.
+        fits: those of the resampled questions; none in that case.
         failed: resamples that no law could be fitted to, as where no question is ever answered; they are in no
             interval.
         residual: largest distance between the law and the mean curve, as a share.
+        questions: that the curve is over.
+        confidence: of the intervals.
     """
 
     fit: CoverageFit
-    a: Interval
-    b: Interval
+    a: Interval | None
+    b: Interval | None
     fits: tuple[CoverageFit, ...]
     failed: int
     residual: float
+    questions: int
+    confidence: float
 
     def coverage(self, k: float) -> Interval:
-        """Coverage at k samples, also beyond those that were drawn, for which the law is an extrapolation."""
-        return _interval(self.fit.coverage(k), [fit.coverage(k) for fit in self.fits], self.a.confidence)
+        """Coverage at k samples, also beyond those that were drawn, for which the law is an extrapolation.
+
+        The interval is Wilson's where there are no fits, as it is for scores that are all the same.
+        """
+        value = self.fit.coverage(k)
+        if not self.fits:
+            return wilson_interval(value * self.questions, self.questions, self.confidence)
+        return _interval(value, [fit.coverage(k) for fit in self.fits], self.confidence)
 
 
 def coverage_law(
@@ -64,6 +77,8 @@ def coverage_law(
     fit = fit_coverage(ks, mean_K.tolist())
     rng, questions = np.random.default_rng(seed), len(passes_QK)
     fits = []
+    if (np.ptp(passes_QK, axis=0) < ALIKE).all():
+        resamples = 0  # each would be the curve itself
     for _ in range(resamples):
         drawn_K = passes_QK[rng.integers(0, questions, questions)].mean(axis=0)
         try:
@@ -72,17 +87,17 @@ def coverage_law(
             continue
     return CoverageLaw(
         fit,
-        _interval(fit.a, [one.a for one in fits], confidence),
-        _interval(fit.b, [one.b for one in fits], confidence),
+        _interval(fit.a, [one.a for one in fits], confidence) if fits else None,
+        _interval(fit.b, [one.b for one in fits], confidence) if fits else None,
         tuple(fits),
         resamples - len(fits),
         float(max(abs(fit.coverage(k) - value) for k, value in zip(ks, mean_K, strict=True))),
+        questions,
+        confidence,
     )
 
 
 def _interval(value: float, values: Sequence[float], confidence: float) -> Interval:
-    if not values:
-        return Interval(value, value, value, confidence, "none")
     tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Interval(value, float(low), float(high), confidence, "bootstrap")
+    low, high = np.quantile(values, [tail, 1 - tail]).tolist()
+    return Interval(value, min(value, low), max(value, high), confidence, "bootstrap")

@@ -2,9 +2,8 @@
 
 `certain` loses nothing: the answer is that of the whole vote. A confidence is the rule of Adaptive-Consistency
 (Aggarwal et al. 2023, arXiv 2305.11860, §3.2, its Beta criterion): the posterior probability, from a uniform
-prior and over the leader and the runner-up alone, that the leader is the likelier of the two. Departures: here
-the rule is also asked after blocks of samples, because engines draw several at once, and a sample without an
-answer is drawn and paid for but does not vote.
+prior and over the leader and the runner-up alone, that the leader is the likelier of the two. Departure: a sample
+without an answer is drawn and paid for but does not vote.
 """
 
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from workbench.errors import UserError, check_range
+from workbench.errors import UserError
 from workbench.stats.running import compressed, running
 
 Floats = NDArray[np.float64]
@@ -30,13 +29,11 @@ class EarlyStop:
         drawn_Q: samples that were drawn, those without a voice among them.
         score_Q: the right answer's share of the point then.
         full_Q: its share after all n samples.
-        settled_Q: whether the rule ended it, and not the end of the samples.
     """
 
     drawn_Q: NDArray[np.int64]
     score_Q: Floats
     full_Q: Floats
-    settled_Q: Bools
 
 
 def leader_confidence(first: ArrayLike, second: ArrayLike) -> Floats:
@@ -68,42 +65,32 @@ def settled(first: ArrayLike, second: ArrayLike, left: ArrayLike, stop: Stop) ->
         stop: `certain`, or the confidence that is enough.
 
     Raises:
-        UserError: `stop` is neither.
-    """
-    first, second, left = np.asarray(first), np.asarray(second), np.asarray(left)
-    # All that is left for the runner-up, or for an answer that nobody gave so far, and still no tie.
-    certain = first > second + left
-    if (enough := check_stop(stop)) == "certain":
-        return np.asarray(certain)
-    return np.asarray(certain | ((first > second) & (leader_confidence(first, second) >= float(enough))))
-
-
-def check_stop(stop: Stop) -> Stop:
-    """The rule itself.
-
-    Raises:
-        UserError: it is neither `certain` nor a number between ½ and 1.
+        UserError: `stop` is neither `certain` nor a number between ½ and 1.
     """
     if stop != "certain" and not (isinstance(stop, float) and 0.5 < stop < 1):
         raise UserError(f"stop is {stop!r}; it must be certain, or a confidence between 0.5 and 1, as 0.95 is.")
-    return stop
+    first, second, left = np.asarray(first), np.asarray(second), np.asarray(left)
+    # All that is left for the runner-up, or for an answer that nobody gave so far, and still no tie.
+    certain = first > second + left
+    if stop == "certain":
+        return np.asarray(certain)
+    return np.asarray(certain | ((first > second) & (leader_confidence(first, second) >= float(stop))))
 
 
-def early_stop(answers: ArrayLike, stop: Stop, block: int = 1) -> EarlyStop:
-    """The vote over each question's samples in their order, stopped by a rule.
+def early_stop(answers: ArrayLike, stop: Stop) -> EarlyStop:
+    """The vote over each question's samples in their order, stopped by a rule that is asked after every one.
+
+    No vote can stop sooner by the rule: one that draws several samples at once draws as many or more.
 
     Args:
         answers: whole numbers, shape [questions, samples]; 0 is the right answer, below 0 has no voice.
         stop: as in `settled`.
-        block: samples that are drawn together; the rule is asked after each block.
 
     Raises:
-        UserError: an argument is out of range.
+        UserError: as `settled`.
     """
-    check_stop(stop)
     codes_NQ = np.ascontiguousarray(compressed(np.asarray(answers, dtype=np.int64)).T)
     n, questions = codes_NQ.shape
-    check_range("block", block, 1, 10**6)
     drawn_Q = np.full(questions, n)
     score_Q, full_Q = np.zeros(questions), np.zeros(questions)
     open_Q = np.ones(questions, dtype=bool)
@@ -112,9 +99,8 @@ def early_stop(answers: ArrayLike, stop: Stop, block: int = 1) -> EarlyStop:
         # An answer that takes the lead with one more vote was a leader before it: the runner-up stays.
         second_Q = np.where(standing.leads[0], second_Q, np.maximum(second_Q, standing.votes[0]))
         full_Q = standing.share[0]
-        if step % block == 0 or step == n:
-            ends_Q = open_Q & settled(standing.first[0], second_Q, n - step, stop)
-            drawn_Q[ends_Q], score_Q[ends_Q] = step, full_Q[ends_Q]
-            open_Q &= ~ends_Q
+        ends_Q = open_Q & settled(standing.first[0], second_Q, n - step, stop)
+        drawn_Q[ends_Q], score_Q[ends_Q] = step, full_Q[ends_Q]
+        open_Q &= ~ends_Q
     score_Q[open_Q] = full_Q[open_Q]
-    return EarlyStop(drawn_Q, score_Q, full_Q, ~open_Q)
+    return EarlyStop(drawn_Q, score_Q, full_Q)
