@@ -45,12 +45,19 @@ class Config:
 def main(config: Config) -> Result:
     """Draw both pools, choose on one half and score on the other; the result is that of one sample.
 
+    A finished run's grades stay what they were, until --overwrite grades the stored samples anew.
+
     Raises:
         UserError: the split is dev, or there are too few questions.
     """
-    from workbench.compute_optimal import against_larger, against_uniform, usual_budgets  # numpy: see --help
+    from workbench.compute_optimal import (  # here and below: numpy would slow --help down
+        against_larger,
+        against_uniform,
+        compared,
+        usual_budgets,
+    )
     from workbench.harness import questions_of
-    from workbench.pooling import kept_pool, measured_pool
+    from workbench.pooling import kept_pool, measured_pool, tell
     from workbench.report_optimal import text, write_report
     from workbench.stats import check_bins
 
@@ -69,10 +76,13 @@ def main(config: Config) -> Result:
             measured = session.measure(once, label=config.larger)
             session.run.write_result(measured, "larger")
             found["larger"] = against_larger(pool, measured, config.larger)
-        print("\n" + text(found, config.decode.scorer))
+        choices, rules = compared(found)
+        looks = tell(session, config.decode, result, choices, rules=rules)
+        print("\n" + "\n".join([text(found, config.decode.scorer), *looks]))
         facts = {"Task": result.task, "Model": setup.model, "Split": result.split, "Larger": config.larger or ""}
         facts |= {"Questions": f"{found['questions']:,}", "Samples each": f"{n:,}"}
-        report = write_report(session.run, found, config.decode.scorer, facts, result.notes, command_typed())
+        notes = [*result.notes, *looks]
+        report = write_report(session.run, found, config.decode.scorer, facts, notes, command_typed())
         print(f"Report: {report}")
         return result
 

@@ -27,19 +27,23 @@ class Config:
 def main(config: Config) -> Result:
     """Draw n samples a question, once; print the curves, and write them as JSON, pictures and a page.
 
-    The result is that of one sample. A finished run draws its curves from its own pool and loads no model.
+    The result is that of one sample. A finished run draws its curves from its own pool and loads no model; its
+    grades stay what they were, until --overwrite grades the stored samples anew.
     """
     from workbench.pool_findings import read_off  # here and below: numpy would slow --help down
-    from workbench.pooling import measured_pool
+    from workbench.pooling import WAYS, measured_pool, tell
     from workbench.report_pool import text, write_report
 
     with Session("pass_at_k", config.setup, config) as session:
         result, pool = measured_pool(session, config.decode)
         found = read_off(pool)
-        print("\n" + text(found, config.decode.scorer))
+        choices = [(way, k) for way in WAYS for k in found["ks"]]
+        looks = tell(session, config.decode, result, choices, stops=[vote["stop"] for vote in found["votes"]])
+        print("\n" + "\n".join([text(found, config.decode.scorer), *looks]))
         facts = {"Task": result.task, "Model": config.setup.model, "Split": result.split}
         facts |= {"Questions": f"{found['questions']:,}", "Samples each": f"{pool.n:,}"}
-        report = write_report(session.run, found, config.decode.scorer, facts, result.notes, command_typed())
+        notes = [*result.notes, *looks]
+        report = write_report(session.run, found, config.decode.scorer, facts, notes, command_typed())
         print(f"Curves: {session.run.path / 'curves.json'}\nReport: {report}")
         return result
 

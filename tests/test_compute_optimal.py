@@ -1,17 +1,18 @@
 """Strategies by predicted difficulty against one for all: where it pays, where it cannot; a larger model."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from workbench import compute_optimal
-from workbench.compute_optimal import against_larger, against_uniform, turn, usual_budgets
+from workbench import compute_optimal, stats
+from workbench.compute_optimal import against_larger, against_uniform, compared, turn, usual_budgets
 from workbench.cost import ModelShape
 from workbench.errors import UserError
 from workbench.metrics import score_interval
 from workbench.pools import Pool
-from workbench.report_optimal import sentences, tables, text
+from workbench.report_optimal import chart, sentences, tables, text
 from workbench.stats import folds
 from workbench.types import CostToMake, CostToUse, Outcome, Result, Status
 
@@ -63,8 +64,10 @@ def test_it_pays_where_questions_differ_in_what_suits_them() -> None:
     assert row["tokens"]["compute-optimal"] <= row["tokens"]["uniform majority"] == 20 + 160
     assert {p["k"] for p in found["budgets"][0]["picked"]} == {4}, "four are spent on the look: no fewer, no more"
     hard, easy = found["bins"]
-    assert hard["dev_pass"] < 0.45 and easy["dev_pass"] > 0.6
-    assert hard["pass"] == pytest.approx(hard["dev_pass"], abs=0.1), "what dev taught holds on other questions"
+    assert hard["dev_pass"]["high"] < 0.45 and easy["dev_pass"]["low"] > 0.6
+    expected = pytest.approx(hard["dev_pass"]["value"], abs=0.1)
+    assert hard["pass"]["value"] == expected, "what dev taught holds on other questions"
+    assert hard["pass"]["low"] < hard["pass"]["value"] < hard["pass"]["high"]
     assert hard["dev_share"] == pytest.approx(0.5, abs=0.01)
 
 
@@ -110,9 +113,7 @@ def test_what_a_scorer_reads_is_paid_for() -> None:
     dev, test = (replace(world(0, s), read_QN=np.full((200, 16), 30.0)) for s in ("dev", "test"))
     found = against_uniform(dev, test, first=2, bins=2, budgets=[16])
     row = found["budgets"][0]
-    assert found["dearer"] == 4 and row["strategy"] == {
-        "uniform majority": 16, "uniform best-of": 4, "uniform weighted": 4,
-    }  # fmt: skip
+    assert found["dearer"] == 4 and row["uniform"] == {"majority": 16, "best-of": 4, "weighted": 4}
     assert row["tokens"]["uniform best-of"] == pytest.approx(20 + 4 * 40)
     assert all(p["k"] <= 4 for p in row["picked"] if p["way"] != "majority")
     assert "counts as 4.00 samples" in text(found, "judge")
@@ -136,9 +137,8 @@ def test_the_prompt_that_a_scorer_reads_is_paid_for() -> None:
     )
     found = against_uniform(dev, test, first=2, bins=2, budgets=[16])
     row = found["budgets"][0]
-    assert (found["dearer"], found["before"]) == (2, 6) and row["strategy"] == {
-        "uniform majority": 16, "uniform best-of": 5, "uniform weighted": 5,
-    }  # fmt: skip
+    assert (found["dearer"], found["before"]) == (2, 6)
+    assert row["uniform"] == {"majority": 16, "best-of": 5, "weighted": 5}
     assert row["tokens"]["uniform best-of"] == pytest.approx(20 + 5 * 10 + 60 + 5 * 10), "as much as 16 samples"
     assert row["tokens"]["uniform majority"] == 20 + 160
     assert "counts as 2.00 samples, by its tokens, and its reading of the prompt as 6.00" in text(found, "rm")
@@ -172,8 +172,13 @@ def test_a_larger_model_once_at_equal_flops() -> None:
     assert shown["questions"] == 50 and {row["k"] for row in shown["rows"]} == {16}
     assert all(row["all"] for row in shown["rows"])
     dear = replace(pool, read_QN=np.full((200, 16), 30.0), reader=SHAPE)
-    rows = against_larger(dear, larger(0.5, four * 1.01, list(pool.ids)), "big")["rows"]
-    assert [(row["way"], row["k"]) for row in rows] == [("majority", 4)], "scoring one costs more than that"
+    costly = against_larger(dear, larger(0.5, four * 1.01, list(pool.ids)), "big")
+    assert [(row["way"], row["k"]) for row in costly["rows"]] == [("majority", 4)], "scoring two costs more"
+    assert costly["too_dear"] == ["best-of", "weighted"] and found["too_dear"] == []
+    one = pool.cost(1, scored=False)[1] or 0.0
+    single = against_larger(pool, larger(0.5, one * 1.01, list(pool.ids)), "big")
+    assert [(row["way"], row["k"]) for row in single["rows"]] == [("one sample", 1)]
+    assert single["too_dear"] == ["majority", "best-of", "weighted"]
     assert against_larger(pool, larger(0.5, 1.0, list(pool.ids)), "big")["rows"] == []
     unknown = against_larger(replace(dear, reader=None), larger(0.5, four * 1.01, list(pool.ids)), "big")
     assert [(row["way"], row["k"]) for row in unknown["rows"]] == [("majority", 4)], (
@@ -183,7 +188,11 @@ def test_a_larger_model_once_at_equal_flops() -> None:
     assert any(
         "What the scorer costs is not known" in line for line in sentences(told | {"larger": unknown}, "rm")
     )
+    assert unknown["too_dear"] == []
     assert not any("is not known" in line for line in sentences(told | {"larger": found}, "rm"))
+    said = "Two samples and their scores cost more than big once: no best-of or weighted is within its FLOPs."
+    assert said in sentences(told | {"larger": costly}, "rm")
+    assert any(line.startswith("Two samples cost more") for line in sentences(told | {"larger": single}, "rm"))
 
 
 def test_what_is_refused() -> None:
@@ -212,4 +221,28 @@ def test_budgets_and_tables() -> None:
     assert [row[0] for row in accuracy.rows] == [
         "8: compute-optimal", "8: uniform majority", "8: uniform best-of", "8: uniform weighted", "8: one for all",
     ]  # fmt: skip
-    assert len(picked.rows) == 4 and len(bins.rows) == 2
+    assert len(picked.rows) == 6 and len(bins.rows) == 2
+    assert [row[1] for row in picked.rows] == ["1", "1", "2", "2", "all", "all"]
+    assert all(re.fullmatch(r"[\d.]+ % \([\d.]+ – [\d.]+\)", row[i]) for row in bins.rows for i in (2, 4))
+    assert [line.name for line in chart(found).lines] == [row[0].removeprefix("8: ") for row in accuracy.rows]
+    assert sorted(line.colour for line in chart(found).lines) == [0, 1, 2, 3, 4]
+
+
+def test_what_counts_as_a_look() -> None:
+    found = against_uniform(world(0, "dev"), world(0, "test"), first=4, bins=2, budgets=[4, 8])
+    choices, rules = compared(found)
+    assert sorted(choices) == sorted((way, k) for way in ("majority", "best-of", "weighted") for k in (4, 8))
+    assert [(rule["rule"], rule["budget"]) for rule in rules] == [
+        ("compute-optimal", 4), ("one for all", 4), ("compute-optimal", 8), ("one for all", 8),
+    ]  # fmt: skip
+    rows = [{"way": "majority", "k": 3}, {"way": "one sample", "k": 1}]
+    assert compared(found | {"larger": {"rows": rows}})[0][-1] == ("majority", 3)
+
+
+def test_a_bin_in_which_all_are_right_has_an_interval_too() -> None:
+    there = np.array([[True, True, False], [True, False, False]])
+    found = compute_optimal._right_share(there, np.ones((2, 3)))
+    assert found is not None and found["value"] == 1 and found["low"] == stats.wilson_interval(2, 2).low
+    mixed = compute_optimal._right_share(there, np.array([[1.0, 0.5, 0.0], [0.5, 0.0, 0.0]]))
+    assert mixed is not None and mixed["value"] == pytest.approx((1 + 0.5 + 0.5) / 3)
+    assert compute_optimal._right_share(~there & False, np.ones((2, 3))) is None

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import recipes.compute_optimal
+import recipes.majority_vote
 import recipes.pass_at_k
 from workbench import stats
-from workbench.decodes import BestOfN
+from workbench.decodes import BestOfN, Majority
 from workbench.drawing import Drawer
 from workbench.engines import EngineConfig, open_engine
 from workbench.errors import UserError
@@ -58,11 +59,20 @@ def test_one_pool_gives_every_curve(
         ],
         abs=0.02,
     )
-    for words in ("Coverage law", "stopped when the leader cannot be caught", "95 % sure", "against one sample"):
+    for words in ("Coverage law", "leader cannot be caught", "95 % sure to be ahead", "against one sample"):
         assert words in out
+    # One sample; three ways at 2, 4 and 8 samples; three votes that stop.
+    assert "13 systems have been looked at on test" in out and "; 13 systems have been looked at on it" in out
+    assert "13 systems have been looked at" in (run.path / "report.html").read_text(encoding="utf-8")
+    voted = recipes.majority_vote.Config(replace(setup, name="vote"), Majority(n=4))
+    recipes.majority_vote.main(voted)
+    assert "; 13 systems have been looked at on it" in capsys.readouterr().out, "it is one of them"
     for vote in found["votes"]:
         assert vote["drawn"]["value"] <= 8 and 0 <= vote["tokens_saved"]["value"] < 1
     assert found["votes"][0]["difference"]["value"] == 0, "certain loses nothing"
+    whole = {part: values[-1] for part, values in found["curves"]["majority"].items()}
+    assert found["votes"][0]["accuracy"] == pytest.approx(whole), "its interval neither"
+    assert all(vote["accuracy"]["low"] < vote["accuracy"]["high"] for vote in found["votes"])
     kept = read_pool(run.path / "pool.npz")
     votes = [stats.early_stop(kept.answers_QN, stop) for stop in ("certain", 0.95, 0.99)]
     alone = [stats.paired_bootstrap(vote.score_Q, vote.full_Q).p_value for vote in votes]
@@ -86,6 +96,12 @@ def test_the_oracle_is_called_one(setup: Setup, capsys: pytest.CaptureFixture[st
     assert "an oracle" in capsys.readouterr().out
 
 
+def test_nothing_is_a_look_on_dev(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    recipes.pass_at_k.main(recipes.pass_at_k.Config(replace(setup, split="dev"), BestOfN(n=4, scorer="logprob")))
+    out = capsys.readouterr().out
+    assert "split dev; 0 systems" in out and "looked at on test" not in out
+
+
 def test_compute_optimal(
     setup: Setup, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +116,10 @@ def test_compute_optimal(
     assert found["larger"]["model"] == "fake:0.9" and found["larger"]["questions"] == 12
     for words in ("Accuracy by budget", "8: uniform majority", "fake:0.9 once for", "scored on half"):
         assert words in out or words in (run.path / "report.html").read_text(encoding="utf-8")
+    # Two models once; three ways at 2 and 8 samples; two rules at each budget; at equal FLOPs what else there is.
+    ways = {(row["way"], row["k"]) for row in found["larger"]["rows"] if row["k"] > 1}
+    looks = 2 + 6 + 4 + len({(way, k) for way, k in ways if k not in (2, 8)})
+    assert f"{looks} systems have been looked at on test" in out
     assert read_pool(run.path / "dev_pool.npz").n == 8
     assert run.read_result() == result
     alone = replace(config, larger=None, setup=replace(setup, name="alone"))

@@ -30,7 +30,9 @@ from workbench.stats import (
     folds,
     holm,
     paired_bootstrap,
+    ratio_interval,
     vote_curve,
+    wilson_interval,
 )
 from workbench.stats.pool import WORK
 from workbench.types import Result
@@ -83,7 +85,7 @@ def against_uniform(dev: Pool, test: Pool, *, first: int, bins: int, budgets: Se
     after_RS = np.concatenate([_all_strategies(pool, ks, first) for pool in turned])
     found: dict[str, Any] = {
         "first": first,
-        "bins": _told_bins(difficulty, learned, rates_R, turned, first),
+        "bins": _told_bins(difficulty, learned, turned, first),
         "looks": len(turned),
         "questions": len(test.ids),
         "dev_questions": len(dev.ids),
@@ -118,9 +120,7 @@ def against_uniform(dev: Pool, test: Pool, *, first: int, bins: int, budgets: Se
                 "accuracy": {name: vars(bootstrap_interval(row)) for name, row in scores.items()},
                 "samples": {name: float(np.mean([names[s][1] for s in places])) for name, places in used.items()},
                 "tokens": {name: _tokens(test, names, places) for name, places in used.items()},
-                "strategy": {
-                    f"uniform {way}": names[place][1] for way, place in uniform.items() if place is not None
-                },
+                "uniform": {way: names[place][1] for way, place in uniform.items() if place is not None},
                 "picked": [
                     {"fold": fold, "bin": name, "way": names[place][0], "k": names[place][1]}
                     for (fold, name), place in chosen.picked.items()
@@ -162,15 +162,15 @@ def against_larger(pool: Pool, larger: Result, name: str) -> dict[str, Any]:
         "accuracy": vars(bootstrap_interval(larger_Q)),
         "questions": len(rows),
         "rows": [],
+        "too_dear": [],  # ways that cannot choose among two for what the larger model costs
     }
     tests: list[PairedDifference] = []
     for way in WAYS:
         costs = [pool.cost(k, way in SCORED)[1] for k in range(1, pool.n + 1)]
-        affordable = [k for k, flops in enumerate(costs, 1) if flops is not None and flops <= budget]
-        if not affordable:
-            continue
-        k = affordable[-1]
-        if k == 1 and tests:
+        k = sum(flops is not None and flops <= budget for flops in costs)
+        if k < 2 and costs[0] is not None:
+            found["too_dear"].append(way)
+        if not k or (k == 1 and tests):
             continue  # all ways of choosing among one are one
         ours_Q = np.clip(_strategies(pool, way, [k], 0)[rows, 0], 0, 1)
         tests.append(paired_bootstrap(ours_Q, larger_Q))
@@ -187,6 +187,23 @@ def against_larger(pool: Pool, larger: Result, name: str) -> dict[str, Any]:
     for row, p in zip(found["rows"], holm([test.p_value for test in tests]), strict=True):
         row["gap"]["p"] = p
     return found
+
+
+def compared(found: Mapping[str, Any]) -> tuple[list[tuple[str, int]], list[dict[str, Any]]]:
+    """Every way of choosing among k samples that was compared, and every rule that picks among several of them.
+
+    Args:
+        found: what `against_uniform` gave; with `larger` what `against_larger` gave.
+    """
+    choices = [(way, k) for row in found["budgets"] for way, k in row["uniform"].items()]
+    choices += [(row["way"], row["k"]) for row in found.get("larger", {}).get("rows", ()) if row["k"] > 1]
+    settings = {"first": found["first"], "bins": len(found["bins"]), "dev_questions": found["dev_questions"]}
+    rules = [
+        {"rule": rule, "budget": row["budget"], **settings}
+        for row in found["budgets"]
+        for rule in ("compute-optimal", "one for all")
+    ]
+    return choices, rules
 
 
 def turn(pool: Pool, by: int) -> Pool:
@@ -244,19 +261,34 @@ def _tokens(pool: Pool, names: Sequence[tuple[str, int]], places: Any) -> float:
 
 
 def _told_bins(
-    difficulty: Difficulty, learned: Sequence[Pool], rates_R: Floats, turned: Sequence[Pool], first: int
-) -> list[Mapping[str, Any]]:
+    difficulty: Difficulty, learned: Sequence[Pool], turned: Sequence[Pool], first: int
+) -> list[dict[str, Any]]:
     """Each bin: its share of dev and of the questions, over all looks, and how many other samples are right."""
-    dev_R = np.concatenate([difficulty.bins(_look(pool, first)) for pool in learned])
-    bins_R = np.concatenate([difficulty.bins(_look(pool, first)) for pool in turned])
-    right_R = np.concatenate([(pool.answers_QN[:, first:] == 0).mean(axis=1) for pool in turned])
+
+    def seen(pools: Sequence[Pool]) -> tuple[NDArray[np.int64], Floats]:
+        bins = np.stack([difficulty.bins(_look(pool, first)) for pool in pools])
+        return bins, np.stack([(pool.answers_QN[:, first:] == 0).mean(axis=1) for pool in pools])
+
+    (dev_LQ, dev_right_LQ), (bins_LQ, right_LQ) = seen(learned), seen(turned)
     return [
         {
             "bin": name,
-            "dev_share": float((dev_R == name).mean()),
-            "dev_pass": float(rates_R[dev_R == name].mean()) if (dev_R == name).any() else None,
-            "share": float((bins_R == name).mean()),
-            "pass": float(right_R[bins_R == name].mean()) if (bins_R == name).any() else None,
+            "dev_share": float((dev_LQ == name).mean()),
+            "dev_pass": _right_share(dev_LQ == name, dev_right_LQ),
+            "share": float((bins_LQ == name).mean()),
+            "pass": _right_share(bins_LQ == name, right_LQ),
         }
         for name in range(len(difficulty.edges) + 1)
     ]
+
+
+def _right_share(there_LQ: NDArray[np.bool_], right_LQ: Floats) -> dict[str, Any] | None:
+    """The mean over the looks that are in a bin; its interval is over questions. None where no look is."""
+    times_Q, sums_Q = there_LQ.sum(axis=0), np.where(there_LQ, right_LQ, 0.0).sum(axis=0)
+    some_Q = times_Q > 0
+    if not some_Q.any():
+        return None
+    sums, times = sums_Q[some_Q], times_Q[some_Q]
+    if np.ptp(sums / times) < 1e-9:  # the bootstrap would give no width
+        return vars(wilson_interval(float(sums.sum() / times.sum()) * len(sums), len(sums)))
+    return vars(ratio_interval(sums, times))

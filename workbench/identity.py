@@ -27,7 +27,7 @@ from workbench.decodes import (
 )
 from workbench.errors import UserError
 from workbench.proxy import Proxy
-from workbench.step_decodes import BeamSearch, BudgetForcing, Revision
+from workbench.step_decodes import BeamSearch, BudgetForcing, Revision, own_prompts
 from workbench.types import (
     Completion,
     CostToMake,
@@ -145,9 +145,7 @@ def system_hash(system: System) -> str:
     content["model"] = model_identity(system.model)
     if (folder := reward_folder(system.decode)) is not None:
         content["decode"]["scorer"] = folder_hash(folder)
-    for name in ("judge", "critique", "revise"):  # prompts by name, or files of one's own
-        if Path(content["decode"].get(name, "")).is_file():
-            content["decode"][name] = file_hash(content["decode"][name])
+    content["decode"] |= {name: file_hash(path) for name, path in own_prompts(system.decode).items()}
     shots = system.prompt.shots
     if shots is not None and shots.encoder is not None and Path(shots.encoder).is_dir():
         # A sentence encoder's parts lie in the folder itself and in folders of their own.

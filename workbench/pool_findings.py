@@ -1,6 +1,6 @@
 """What follows from a pool of samples, as data: curves, the coverage law, votes that stop, the scorer's view."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,8 +20,10 @@ from workbench.stats import (
     proxy_view,
     ratio_interval,
 )
+from workbench.stats.pool import bands
 
-CONFIDENCES = (0.95, 0.99)
+STOPS: tuple[Literal["certain"] | float, ...] = ("certain", 0.95, 0.99)
+"""Rules by which a majority vote may stop early."""
 
 
 def read_off(pool: Pool) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def read_off(pool: Pool) -> dict[str, Any]:
         "curves": {name: _curve(curve) for name, curve in curves.items()},
         "ks": ks,
         "law": _law(curves["pass"], ks),
-        "votes": _corrected([_stopped(pool, stop) for stop in ("certain", *CONFIDENCES)]),
+        "votes": _votes_that_stop(pool),
         "costs": {
             "plain": [pool.cost(k, scored=False) for k in ks],
             "scored": [pool.cost(k, scored=True) for k in ks],
@@ -49,8 +51,7 @@ def read_off(pool: Pool) -> dict[str, Any]:
         "kl": [vars(mean_interval(best_of_n_kl(pool.scores_QN, k))) for k in ks],
         "kl_bound": [best_of_n_kl_bound(k) for k in ks],
         "peak": view.peak,
-        "fall": vars(view.fall.difference),
-        "fall_p": view.fall.p_value,
+        "fall": vars(view.fall.difference),  # without its p, which does not know that the peak was looked for
     }
     one_Q, at_n = curves["pass"].scores_QK[:, 0], {name: c.scores_QK[:, -1] for name, c in curves.items()}
     pairs = {f"{name} over one sample": (at_n[name], one_Q) for name in ("majority", "best_of", "weighted")}
@@ -81,11 +82,13 @@ def _law(curve: Curve, ks: list[int]) -> dict[str, Any] | str:
         law = coverage_law(curve.scores_QK[:, np.array(ks) - 1], ks)
     except UserError as error:
         return str(error)
+    a, b = (vars(one) if one else None for one in (law.a, law.b))
     # As fine as a line needs, and on to where nobody has measured.
     ahead = sorted({round(k) for k in np.geomspace(1, 4 * ks[-1], 40).tolist()})
     return {
-        "a": vars(law.a),
-        "b": vars(law.b),
+        "fit": {"a": law.fit.a, "b": law.fit.b},
+        "a": a,
+        "b": b,
         "resamples": len(law.fits) + law.failed,
         "failed": law.failed,
         "residual": law.residual,
@@ -94,17 +97,25 @@ def _law(curve: Curve, ks: list[int]) -> dict[str, Any] | str:
     }
 
 
-def _stopped(pool: Pool, stop: Any) -> dict[str, Any]:
-    """A majority vote among all n samples, in their order, and the same vote stopped by a rule."""
-    found = early_stop(pool.answers_QN, stop)
-    used_Q = np.take_along_axis(pool.tokens_QN.cumsum(axis=1), found.drawn_Q[:, None] - 1, axis=1)[:, 0]
+def _votes_that_stop(pool: Pool) -> list[dict[str, Any]]:
+    """The majority vote among all n samples, in their order, stopped by each rule.
+
+    The bands are those of the curves, so that a vote that loses nothing has the whole vote's.
+    """
+    found = [early_stop(pool.answers_QN, stop) for stop in STOPS]
+    banded = bands({str(stop): one.score_Q[:, None] for stop, one in zip(STOPS, found, strict=True)})
     all_Q = pool.tokens_QN.sum(axis=1)
-    return {
-        "stop": stop,
-        "drawn": vars(mean_interval(found.drawn_Q)),
-        "tokens_saved": vars(ratio_interval(all_Q - used_Q, np.maximum(all_Q, 1))),
-        "accuracy": float(found.score_Q.mean()),
-        "full_accuracy": float(found.full_Q.mean()),
-        "difference": _difference(found.score_Q, found.full_Q),
-        "stopped": int((found.drawn_Q < pool.n).sum()),
-    }
+    rows = []
+    for stop, one in zip(STOPS, found, strict=True):
+        used_Q = np.take_along_axis(pool.tokens_QN.cumsum(axis=1), one.drawn_Q[:, None] - 1, axis=1)[:, 0]
+        curve = _curve(banded[str(stop)])
+        rows.append(
+            {
+                "stop": stop,
+                "drawn": vars(mean_interval(one.drawn_Q)),
+                "tokens_saved": vars(ratio_interval(all_Q - used_Q, np.maximum(all_Q, 1))),
+                "accuracy": {part: values[0] for part, values in curve.items()},
+                "difference": _difference(one.score_Q, one.full_Q),
+            }
+        )
+    return _corrected(rows)

@@ -1,24 +1,32 @@
-"""A System's samples drawn, graded and scored, as a pool that lies in the run's folder."""
+"""A System's samples drawn, graded and scored, as a pool that lies in the run's folder.
 
-from collections.abc import Iterator, Sequence
+A pool keeps its grades: whoever changes a grader asks for `--overwrite`, which grades the stored samples anew. (A
+function that a task file names is part of the run's settings; with another one it is another run.)
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields
 from typing import Any
 
-from workbench.decodes import OWN_SCORERS, BestOfN, Sample
+from workbench.decodes import OWN_SCORERS, BestOfN, EarlyMajority, Majority, Sample, WeightedVote
 from workbench.decoding.best_of_n import Scorer
 from workbench.decoding.choosing import graded
 from workbench.decoding.scorers import open_own, scored
 from workbench.drawing import requests_of
 from workbench.harness import questions_of
+from workbench.identity import short_hash, system_hash
 from workbench.pools import Pool, pool_of, read_pool
 from workbench.progress import Bar
 from workbench.session import Session
 from workbench.types import Example, Result, System
 
+WAYS: dict[str, type[Sample]] = {"majority": Majority, "best-of": BestOfN, "weighted": WeightedVote}
+"""Decodes that choose among a pool's samples."""
+
 
 def measured_pool(session: Session, decode: BestOfN) -> tuple[Result, Pool]:
-    """The accuracy of one sample, told, and the pool of all of them; a run that has both asks for nothing.
+    """The accuracy of one sample, and the pool of all of them; a run that has both asks for nothing.
 
     Args:
         session: which questions, which model.
@@ -28,14 +36,53 @@ def measured_pool(session: Session, decode: BestOfN) -> tuple[Result, Pool]:
         UserError: nothing could be measured, or no question has all its samples and scores.
     """
     system = session.system(decode)
-    alone = System(system.model, system.prompt, _sample(system.decode))
     result = session.run.read_result()
     if result is None or not (session.run.path / "pool.npz").is_file():
         with _reward_model(session, decode) as reward_model:  # what cannot be scored is not drawn
             open_own(system, session.engine(system.model), reward_model)
-        result = session.measure(alone)
-    session.tell(alone, result)
+        result = session.measure(_with(system, Sample))
     return result, kept_pool(session, system, session.setup.split, session.setup.questions, "pool.npz")
+
+
+def tell(
+    session: Session,
+    decode: BestOfN,
+    result: Result,
+    choices: Iterable[tuple[str, int]],
+    *,
+    stops: Iterable[Any] = (),
+    rules: Iterable[Mapping[str, Any]] = (),
+) -> list[str]:
+    """Record as looks at the test split what was read off its pool; tell the result of one sample.
+
+    Args:
+        session: as it was measured with.
+        decode: how the pool was drawn.
+        result: of one sample.
+        choices: ways of `WAYS` and numbers of samples, each one System, as `majority_vote` and `best_of_n` would
+            measure it.
+        stops: rules by which the majority vote of all samples stops.
+        rules: whatever else was scored on the pool, as data.
+
+    Returns:
+        A sentence for the reader; none where the split is another.
+    """
+    system = session.system(decode)
+    if session.setup.split == "test":
+        chosen = [_with(system, WAYS[way], n=k) for way, k in choices if k > 1]
+        chosen += [_with(system, EarlyMajority, stop=stop, block=1) for stop in stops]
+        looks = [system_hash(one) for one in chosen]
+        looks += [short_hash({"pool": system_hash(system), **rule}) for rule in rules]
+        for look in looks:
+            session.store.record_look(session.task.hash, "test", look)
+    session.tell(_with(system, Sample), result)
+    if session.setup.split != "test":
+        return []
+    count = session.store.looks(session.task.hash, "test")
+    return [
+        f"{count:,} systems have been looked at on test: each way of choosing that is compared here counts, at "
+        "each number of samples. Whoever picks one of them for its figure here has picked it on test."
+    ]
 
 
 def kept_pool(session: Session, system: System, split: str, questions: int | None, file: str) -> Pool:
@@ -46,7 +93,7 @@ def kept_pool(session: Session, system: System, split: str, questions: int | Non
     Args:
         session, system: as in `draw_pool`.
         split, questions: what is asked; None is all of the split.
-        file: its name.
+        file: its name. A file that is there is read as it is: its grades are those of the grader that made it.
 
     Raises:
         UserError: as `draw_pool`.
@@ -109,5 +156,7 @@ def _reward_model(session: Session, decode: BestOfN) -> Iterator[Scorer | None]:
         yield reward_model
 
 
-def _sample(decode: Any) -> Sample:
-    return Sample(**{field.name: getattr(decode, field.name) for field in fields(Sample)})
+def _with(system: System, kind: type[Sample], **changes: Any) -> System:
+    """The System whose decode is of another kind, and draws its samples in the same way."""
+    same = {f.name: getattr(system.decode, f.name) for f in fields(kind) if hasattr(system.decode, f.name)}
+    return System(system.model, system.prompt, kind(**{**same, **changes}))

@@ -11,7 +11,7 @@ from workbench.report import quantity
 from workbench.report_html import filled, frame, log_ticks, share_ticks
 
 SIZES = {"broad": (960, 400), "narrow": (328, 320)}
-COLOURS = ("#1d5c9f", "#c9773f", "#6d9a5b", "#8a5fa8")
+COLOURS = ("#1d5c9f", "#c9773f", "#6d9a5b", "#8a5fa8", "#5f6873")  # those of the template
 POINTS = 160  # of a line in the page: a screen has no more
 
 
@@ -24,7 +24,7 @@ class Line:
         xs, ys: its points; xs above 0, rising.
         lows, highs: its band; empty for none.
         dashed: for what is no measurement: a bound, a law.
-        colour: 0 to 3; a line has the same one in every chart of a page.
+        colour: 0 to 4; what is measured in one way has the same one in every chart of a page.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Up to four lines over one logarithmic axis.
+    """Up to five lines over one logarithmic axis.
 
     Attributes:
         heading: above the chart.
@@ -74,6 +74,18 @@ def lines_of(table: Table) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(table.heads))]
     told = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join([table.caption, *told])
+
+
+def share_words(interval: Mapping[str, Any]) -> str:
+    """A share with its interval, as JSON data: "61.3 % (55.2 – 67.1)"."""
+    return f"{100 * interval['value']:.1f} % ({100 * interval['low']:.1f} – {100 * interval['high']:.1f})"
+
+
+def points_words(gap: Mapping[str, Any]) -> str:
+    """A difference of shares with its interval and p, as JSON data: "+2.1 points (-0.4 to +4.6, p = 0.1)"."""
+    value, low, high = (100 * gap[part] for part in ("value", "low", "high"))
+    p = f", p = {gap['p']:.2g}" if "p" in gap else ""
+    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f}{p})"
 
 
 def write_pictures(folder: Path, charts: Sequence[Chart]) -> list[Path]:

@@ -5,8 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from workbench.files import write_json
-from workbench.report import amount, quantity
-from workbench.report_curves import Chart, Line, Table, lines_of, write_page, write_pictures
+from workbench.report import amount, percent, quantity
+from workbench.report_curves import (
+    Chart,
+    Line,
+    Table,
+    lines_of,
+    points_words,
+    share_words,
+    write_page,
+    write_pictures,
+)
 from workbench.runs import Run
 
 ORDER = ("compute-optimal", "uniform majority", "uniform best-of", "uniform weighted", "one for all")
@@ -41,14 +50,17 @@ def sentences(found: Mapping[str, Any], scorer: str) -> list[str]:
         way = f"{row['way']}@{row['k']}" if row["k"] > 1 else row["way"]
         more = " (all that there are)" if row["all"] else ""
         said.append(
-            f"{way}{more} for {amount(row['flops'], 'FLOPs')}: {_share(row['accuracy'])}, "
-            f"{_points(row['gap'])} against {larger['model']} once for {amount(larger['flops'], 'FLOPs')}, "
-            f"{_share(larger['accuracy'])}; {larger['questions']:,} questions."
+            f"{way}{more} for {amount(row['flops'], 'FLOPs')}: {share_words(row['accuracy'])}, "
+            f"{points_words(row['gap'])} against {larger['model']} once for {amount(larger['flops'], 'FLOPs')}, "
+            f"{share_words(larger['accuracy'])}; {larger['questions']:,} questions."
         )
     if larger and not larger["scoring_known"]:
         said.append("What the scorer costs is not known: at equal FLOPs there is the majority alone.")
     if larger and not larger["rows"]:
         said.append(f"{larger['model']} once costs less than one sample of the smaller model.")
+    elif larger and (dear := larger["too_dear"]):
+        what = "Two samples" if "majority" in dear else "Two samples and their scores"
+        said.append(f"{what} cost more than {larger['model']} once: no {' or '.join(dear)} is within its FLOPs.")
     return said
 
 
@@ -61,10 +73,10 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
             accuracy.append(
                 [
                     f"{row['budget']}: {name}",
-                    _share(interval),
+                    share_words(interval),
                     f"{row['samples'][name]:.1f}",
                     quantity(row["tokens"][name]),
-                    _points(gap) if gap else "",
+                    points_words(gap) if gap else "",
                 ]
             )
         for choice in sorted(row["picked"], key=lambda c: (c["bin"], c["fold"])):
@@ -76,13 +88,15 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
                     f"{choice['way']}@{choice['k']}",
                 ]
             )
+        for choice in row["one"]:
+            picked.append([str(row["budget"]), "all", "AB"[choice["fold"]], f"{choice['way']}@{choice['k']}"])
     bins = [
         [
             f"{row['bin'] + 1}",
-            _percent(row["dev_share"]),
-            _percent(row["dev_pass"]),
-            _percent(row["share"]),
-            _percent(row["pass"]),
+            percent(row["dev_share"]),
+            share_words(row["dev_pass"]) if row["dev_pass"] else "",
+            percent(row["share"]),
+            share_words(row["pass"]) if row["pass"] else "",
         ]
         for row in found["bins"]
     ]
@@ -98,13 +112,14 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
             "What was picked",
             ["budget", "bin (1 is hardest)", "scored on half", "strategy"],
             picked,
-            "Picked on the other half.",
+            "Picked on the other half; bin all is one for all.",
         ),
         Table(
             "Difficulty",
             ["bin (1 is hardest)", "share of dev", "its pass@1", "share of questions", "their pass@1"],
             bins,
-            "pass@1 is that of the samples that were not looked at. Nothing was chosen by the last column.",
+            "pass@1 is that of the samples that were not looked at, with its 95 % interval over questions. "
+            "Nothing was chosen by the last column.",
         ),
     ]
 
@@ -112,7 +127,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
 def chart(found: Mapping[str, Any]) -> Chart:
     """Accuracy against the budget."""
     lines = []
-    for colour, name in enumerate(ORDER[:4]):
+    for colour, name in enumerate(ORDER):
         rows = [row for row in found["budgets"] if name in row["accuracy"]]
         parts = {part: [row["accuracy"][name][part] for row in rows] for part in ("value", "low", "high")}
         if rows:
@@ -161,22 +176,9 @@ def write_report(
 
 
 def _gain(row: Mapping[str, Any]) -> str:
-    gaps = [f"{_points(gap)} against {name}" for name, gap in _ordered(row["gaps"])]
+    gaps = [f"{points_words(gap)} against {name}" for name, gap in _ordered(row["gaps"])]
     return f"With {row['budget']} samples a question compute-optimal has {'; '.join(gaps)}."
 
 
 def _ordered(named: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(name, named[name]) for name in ORDER if name in named]
-
-
-def _share(interval: Mapping[str, Any]) -> str:
-    return f"{100 * interval['value']:.1f} % ({100 * interval['low']:.1f} – {100 * interval['high']:.1f})"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
-
-
-def _points(gap: Mapping[str, Any]) -> str:
-    value, low, high = (100 * gap[part] for part in ("value", "low", "high"))
-    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f}, p = {gap['p']:.2g})"

@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from workbench.files import write_json
-from workbench.report import amount, duration, quantity
-from workbench.report_curves import Chart, Line, Table, lines_of, write_page, write_pictures
+from workbench.report import duration, quantity, with_span
+from workbench.report_curves import (
+    Chart,
+    Line,
+    Table,
+    lines_of,
+    points_words,
+    share_words,
+    write_page,
+    write_pictures,
+)
 from workbench.runs import Run
 
 NAMES = {"pass": "pass@k", "majority": "majority@k", "best_of": "best-of@k", "weighted": "weighted@k"}
 K = "samples a question, k"
 SCORED = ("best_of", "weighted")  # curves that pay for the scorer
+BEST, FITTED = 2, 4  # colours: of best-of@k and what the scorer sees of it; of laws and bounds
 
 
 # --- as text --------------------------------------------------------------------------------------------
@@ -22,12 +32,11 @@ SCORED = ("best_of", "weighted")  # curves that pay for the scorer
 
 def text(found: Mapping[str, Any], scorer: str) -> str:
     """The curves at powers of two, and what follows from the pool, for the terminal."""
-    tables = [_curve_table(found), _cost_table(found, scorer)]
-    return "\n\n".join([*(lines_of(table) for table in tables), "\n".join(sentences(found, scorer))])
+    return "\n\n".join([*map(lines_of, tables(found, scorer)), "\n".join(sentences(found, scorer))])
 
 
 def sentences(found: Mapping[str, Any], scorer: str) -> list[str]:
-    """The law, the votes that stop, the scorer's view: a sentence or two each."""
+    """The law, each way of choosing beside others, the scorer's view: a sentence or two each."""
     n = found["n"]
     said = []
     law = found["law"]
@@ -35,31 +44,21 @@ def sentences(found: Mapping[str, Any], scorer: str) -> list[str]:
         said.append(f"No coverage law: {law}")
     else:
         ahead = law["coverage"][-1]
+        a, b = (with_span(law[name]) if law[name] else f"{law['fit'][name]:.3f}" for name in ("a", "b"))
+        how = (
+            f"bootstrap over questions, {law['resamples'] - law['failed']} of {law['resamples']} resamples fitted"
+            if law["resamples"]
+            else "no interval: one question, or several that are all alike, say nothing of how others differ"
+        )
         said.append(
-            f"Coverage law, log pass@k = a·k^b: a = {_number(law['a'])}, b = {_number(law['b'])} (bootstrap over "
-            f"questions, {law['resamples'] - law['failed']} of {law['resamples']} resamples fitted); at most "
-            f"{100 * law['residual']:.1f} points off the curve. It foretells {_share(ahead)} at "
-            f"k = {law['ks'][-1]}."
+            f"Coverage law, log pass@k = a·k^b: a = {a}, b = {b} ({how}); at most {100 * law['residual']:.1f} "
+            f"points off the curve. It foretells {share_words(ahead)} at k = {law['ks'][-1]}."
         )
     for name, gain in found["gains"].items():
         first, _, second = name.partition(" over ")
         label = NAMES[first].replace("@k", f"@{n}")
         against = "one sample" if second == "one sample" else NAMES[second].replace("@k", f"@{n}")
-        said.append(f"{label} against {against}: {_points(gain)}.")
-    for vote in found["votes"]:
-        rule = (
-            "when the leader cannot be caught"
-            if vote["stop"] == "certain"
-            else f"when it is {100 * vote['stop']:.0f} % sure to be ahead"
-        )
-        said.append(
-            f"Majority of {n}, asked after every sample and stopped {rule}: {vote['drawn']['value']:.1f} samples "
-            f"a question ({vote['drawn']['low']:.1f} – {vote['drawn']['high']:.1f}), "
-            f"{100 * vote['tokens_saved']['value']:.0f} % fewer completion tokens "
-            f"({100 * vote['tokens_saved']['low']:.0f} – {100 * vote['tokens_saved']['high']:.0f}); "
-            f"{100 * vote['accuracy']:.1f} % right against {100 * vote['full_accuracy']:.1f} %: "
-            f"{_points(vote['difference'])}."
-        )
+        said.append(f"{label} against {against}: {points_words(gain)}.")
     view = found["scorer"]
     if scorer == "verifier":
         said.append("The scorer is the task's own grader, an oracle: best-of@k and weighted@k are the ceiling.")
@@ -68,7 +67,7 @@ def sentences(found: Mapping[str, Any], scorer: str) -> list[str]:
     else:
         said.append(
             f"Best of k by {scorer} is most often right at k = {view['peak']}; at {n} it is "
-            f"{_points(view['fall'])} from there (that k was found on the same questions, so the fall looks "
+            f"{points_words(view['fall'])} from there (that k was found on the same questions, so the fall looks "
             "larger than it is), while the scorer's own score only rises."
         )
     said.append(
@@ -78,14 +77,15 @@ def sentences(found: Mapping[str, Any], scorer: str) -> list[str]:
     return said
 
 
+def tables(found: Mapping[str, Any], scorer: str) -> list[Table]:
+    """The curves at powers of two, the votes that stop, the scorer's view, the costs."""
+    return [_curve_table(found), _vote_table(found), _scorer_table(found, scorer), _cost_table(found, scorer)]
+
+
 def _curve_table(found: Mapping[str, Any]) -> Table:
     rows = []
     for k in found["ks"]:
-        cells = []
-        for name in NAMES:
-            value, low, high = (found["curves"][name][part][k - 1] for part in ("value", "low", "high"))
-            cells.append(f"{100 * value:.1f} % ({100 * low:.1f} – {100 * high:.1f})")
-        rows.append([str(k), *cells])
+        rows.append([str(k), *(_at(found, name, k) for name in NAMES)])
     left_out = found["asked"] - found["questions"]
     return Table(
         "Curves",
@@ -97,43 +97,78 @@ def _curve_table(found: Mapping[str, Any]) -> Table:
     )
 
 
-def _cost_table(found: Mapping[str, Any], scorer: str) -> Table:
-    view = found["scorer"]
-    rows = []
-    for place, k in enumerate(found["ks"]):
-        tokens, flops, seconds = found["costs"]["plain"][place]
-        row = [str(k), quantity(tokens), amount(flops, "FLOPs") if flops is not None else "?", duration(seconds)]
-        if found["costs"]["plain"] != found["costs"]["scored"]:
-            row.append(quantity(found["costs"]["scored"][place][0]))
-        row.append(_number(view["proxy"][place]) if view["proxy"] else "?")
-        row += [_number(view["kl"][place]), f"{view['kl_bound'][place]:.3f}"]
-        rows.append(row)
-    extra = ["tokens with scoring, at most"] if found["costs"]["plain"] != found["costs"]["scored"] else []
-    heads = ["k", "tokens a question", "FLOPs", "seconds", *extra, "score of the best", "KL, nats", "KL at most"]
+def _vote_table(found: Mapping[str, Any]) -> Table:
+    n = found["n"]
+    rows = [["never", f"{n}", "", _at(found, "majority", n), ""]]
+    for vote in found["votes"]:
+        certain = vote["stop"] == "certain"
+        sure = "cannot be caught" if certain else f"is {100 * vote['stop']:.0f} % sure to be ahead"
+        saved = {part: -vote["tokens_saved"][part] for part in ("value", "low", "high")}
+        rows.append(
+            [
+                f"leader {sure}",
+                f"{vote['drawn']['value']:.1f} ({vote['drawn']['low']:.1f} – {vote['drawn']['high']:.1f})",
+                f"{100 * saved['value']:+.0f} % ({100 * saved['high']:+.0f} to {100 * saved['low']:+.0f})",
+                share_words(vote["accuracy"]),
+                points_words(vote["difference"]),
+            ]
+        )
     return Table(
-        "Cost and the scorer's own view",
-        heads,
+        f"Majority of {n}, stopped early",
+        ["stops when", "samples a question", "completion tokens", "right", "against never"],
         rows,
-        "The prompt counts once for its samples; seconds are shares of the batches that they were drawn in. "
+        f"Majority of {n} that is asked after every sample, in the order in which they were drawn; one that draws "
+        "several at once saves less. Prompts that are read again are not counted.",
+    )
+
+
+def _scorer_table(found: Mapping[str, Any], scorer: str) -> Table:
+    view = found["scorer"]
+    rows = [
+        [
+            str(k),
+            with_span(view["proxy"][place]) if view["proxy"] else "?",
+            _at(found, "best_of", k),
+            with_span(view["kl"][place]),
+            f"{view['kl_bound'][place]:.3f}",
+        ]
+        for place, k in enumerate(found["ks"])
+    ]
+    return Table(
+        "What the scorer sees, and what is right",
+        ["k", "score of the best", "best-of@k", "KL, nats", "KL at most"],
+        rows,
         f"Score: what {scorer} gives to the sample that it likes best, over the {view['questions']:,} questions "
         "of which one can be chosen in each subset. KL(best of k ‖ one sample) is measured on the pool, beside "
         "its bound log k − (k − 1)/k.",
     )
 
 
-def _share(interval: Mapping[str, Any]) -> str:
-    return f"{100 * interval['value']:.1f} % ({100 * interval['low']:.1f} – {100 * interval['high']:.1f})"
-
-
-def _number(interval: Mapping[str, Any]) -> str:
-    return f"{interval['value']:.3f} ({interval['low']:.3f} – {interval['high']:.3f})"
-
-
-def _points(interval: Mapping[str, Any]) -> str:
-    p = f", p = {interval['p']:.2g}" if "p" in interval else ""
-    return (
-        f"{100 * interval['value']:+.1f} points ({100 * interval['low']:+.1f} to {100 * interval['high']:+.1f}{p})"
+def _cost_table(found: Mapping[str, Any], scorer: str) -> Table:
+    costs = found["costs"]
+    reads = costs["plain"] != costs["scored"]
+    kinds = ["plain", "scored"] if reads else ["plain"]
+    rows = [
+        [str(k), *(cell for kind in kinds for cell in _cost_cells(costs[kind][place]))]
+        for place, k in enumerate(found["ks"])
+    ]
+    heads = ["tokens", "FLOPs", "seconds"]
+    return Table(
+        "Cost of a question",
+        ["k", *heads, *([f"{head}, scored" for head in heads] if reads else [])],
+        rows,
+        "Means. The prompt counts once for its samples; seconds are shares of the batches that they were drawn in."
+        + (f" Scored: with what {scorer} reads, as if no two samples were alike." if reads else ""),
     )
+
+
+def _cost_cells(cost: Sequence[float | None]) -> list[str]:
+    tokens, flops, seconds = cost
+    return [quantity(tokens), quantity(flops), duration(seconds or 0.0)]
+
+
+def _at(found: Mapping[str, Any], name: str, k: int) -> str:
+    return share_words({part: values[k - 1] for part, values in found["curves"][name].items()})
 
 
 # --- as pictures and a page -----------------------------------------------------------------------------
@@ -151,7 +186,7 @@ def charts(found: Mapping[str, Any], scorer: str) -> list[Chart]:
     law = found["law"]
     if not isinstance(law, str):
         parts = {part: [c[part] for c in law["coverage"]] for part in ("value", "low", "high")}
-        fitted = Line("law", law["ks"], parts["value"], parts["low"], parts["high"], dashed=True, colour=1)
+        fitted = Line("law", law["ks"], parts["value"], parts["low"], parts["high"], dashed=True, colour=FITTED)
         drawn.append(
             Chart("Coverage and its law", "law", K, "pass@k", [lines["pass"], fitted],
                   f"log pass@k = a·k^b; beyond k = {found['n']} the law is an extrapolation. {band}")
@@ -165,15 +200,16 @@ def charts(found: Mapping[str, Any], scorer: str) -> list[Chart]:
         parts = {part: [c[part] for c in view["proxy"]] for part in ("value", "low", "high")}
         drawn.append(
             Chart("What the scorer sees", "proxy", K, "Mean score of the best of k",
-                  [Line(scorer, found["ks"], parts["value"], parts["low"], parts["high"])],
+                  [Line(f"{scorer}, of best-of@k", found["ks"], parts["value"], parts["low"], parts["high"],
+                        colour=BEST)],
                   "It can only rise with k. Whether the chosen samples are right more often too is best-of@k: "
                   "where that falls while this rises, the scorer is being fooled.", share=False)
         )  # fmt: skip
     kl = {part: [c[part] for c in view["kl"]] for part in ("value", "low", "high")}
     drawn.append(
         Chart("How far best of k leaves the model", "kl", K, "KL(best of k ‖ one sample), nats",
-              [Line("measured on the pool", found["ks"], kl["value"], kl["low"], kl["high"]),
-               Line("bound, log k − (k − 1)/k", found["ks"], view["kl_bound"], dashed=True, colour=1)],
+              [Line("measured on the pool", found["ks"], kl["value"], kl["low"], kl["high"], colour=BEST),
+               Line("bound, log k − (k − 1)/k", found["ks"], view["kl_bound"], dashed=True, colour=FITTED)],
               "Equal scores, as equal short answers have, keep it below the bound.", share=False)
     )  # fmt: skip
     return drawn
@@ -212,12 +248,12 @@ def write_report(
     write_json(run.path / "curves.json", found)
     drawn = charts(found, scorer)
     write_pictures(run.path, drawn)
-    said = sentences(found, scorer)
+    said, told = sentences(found, scorer), tables(found, scorer)
     path = run.path / "report.html"
     write_page(
         path,
         "One pool of samples, every curve",
-        [drawn[0], _curve_table(found), *drawn[1:], _cost_table(found, scorer)],
+        [drawn[0], told[0], *drawn[1:], *told[1:]],
         facts=facts,
         summary=said[0],
         notes=[*said[1:], *notes],

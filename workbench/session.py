@@ -24,7 +24,7 @@ from workbench.preferring.given import Pairs
 from workbench.progress import Bar
 from workbench.prompts import load_prompt, with_values
 from workbench.runs import Run
-from workbench.step_decodes import BeamSearch, Stepwise
+from workbench.step_decodes import BeamSearch, Stepwise, own_prompts
 from workbench.store import Store
 from workbench.tasks import load_task
 from workbench.tasks.base import Task
@@ -241,6 +241,7 @@ def content_of(config: Any) -> dict[str, Any]:
                 content["pairs_hash"] = file_hash(value.pairs)
             if (folder := reward_folder(value)) is not None:
                 content["scorer"] = folder_hash(folder)
+            content |= {name: file_hash(path) for name, path in own_prompts(value).items()}
             return content
         if isinstance(value, Path):
             return str(value)

@@ -19,12 +19,12 @@ from workbench.decodes import LabelLikelihood
 from workbench.drawing import requests_of
 from workbench.engines import open_engine
 from workbench.engines.base import Engine
-from workbench.errors import UserError, check_range
-from workbench.files import read_json, write_json
+from workbench.errors import check_range
+from workbench.files import atomic_file, read_json, write_json
 from workbench.harness import evaluate, questions_of
 from workbench.identity import system_hash, to_json
 from workbench.methods.proxy_tuning import Config as ProxyConfig
-from workbench.methods.proxy_tuning import adapt, named_model, parts
+from workbench.methods.proxy_tuning import adapt, made_by, named_model, parts, shown
 from workbench.progress import Bar
 from workbench.proxy import Proxy
 from workbench.report import Rung, p_value, percent, quantity, span, table
@@ -32,7 +32,7 @@ from workbench.report_html import write_html
 from workbench.session import Session, one_sample
 from workbench.stats.gap import share_of_gap
 from workbench.training.card import cost_of, together
-from workbench.types import Completion, CostToMake, Finish, Interval, Result, System
+from workbench.types import CostToMake, Finish, Interval, Result, System
 
 PICTURE = "alphas.png"
 ROUNDS = 3  # of timing
@@ -66,12 +66,17 @@ class Config:
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second, the median of the rounds, and the ratio steered : base of each round's pair."""
+    """Tokens a second, the median of the rounds, the ratio steered : base of each round's pair, and tokens an answer.
+
+    Where answers are short, much of the time goes to the prompts.
+    """
 
     base: float
     steered: float
     ratios: tuple[float, ...]
     questions: int
+    base_tokens: float
+    steered_tokens: float
 
 
 def steer_and_measure(session: Session, config: Config) -> Result:
@@ -81,36 +86,36 @@ def steer_and_measure(session: Session, config: Config) -> Result:
         The steered model's result; among its metrics `gap_closed` with its interval, where there is a gap.
 
     Raises:
-        UserError: as `adapt` and `parts`; or the split is dev, where α is chosen among several.
+        UserError: as `adapt`, `parts` and `ProxyConfig.check_split`.
     """
-    if session.setup.split == "dev" and len(set(config.proxy.alphas)) > 1:
-        raise UserError(
-            "α is chosen on dev, which cannot measure it: leave --split dev out, or give one --alphas."
-        )
+    config.proxy.check_split(session.setup.split)
     base, run = session.system(), session.run
     expert, antiexpert, made = parts(config.expert, config.antiexpert, base.model)
     steered = adapt(
         base, session.task, config.proxy, run, session.drawer, expert, antiexpert, quiet=session.setup.quiet
     )
     assert isinstance(steered.model, Proxy)
-    costs = [cost_of(run), *([made] if made else [])]
+    anti_made = made_by(config.antiexpert) if config.antiexpert is not None else None
+    costs = [cost_of(run), *filter(None, (anti_made, made))]  # the parameters are those of the last
     systems = {"base": base, "expert": replace(base, model=expert)}
     dev = {name: _on_dev(session, name, system, config.proxy) for name, system in systems.items()}
+    made_for = {"expert": made, "proxy-tuning": together(costs)}
     if config.tuned is not None:
         systems["tuned"] = replace(base, model=named_model("tuned", config.tuned, base.model))
+        made_for["tuned"] = made_by(config.tuned)
     systems["proxy-tuning"] = steered
-    made_for = {"expert": made, "proxy-tuning": together(costs)}
     results = {name: _on_split(session, name, system, made_for.get(name)) for name, system in systems.items()}
     gap = _gap(results)
     speed, memory = _speed(session, base, steered, config.speed_questions), _memory(session, steered)
-    tried = {float(a): _read(session, f"alpha-{a:g}") for a in dict.fromkeys(config.proxy.alphas)}
+    tried = {float(a): _read(session, f"alpha-{shown(a)}") for a in dict.fromkeys(config.proxy.alphas)}
 
-    told = [*_dev_lines(dev, tried, steered.model.alpha), ""]
+    told = [*_dev_lines(dev, tried, steered.model.alpha, session.setup.split), ""]
     rungs = [Rung(name, result, one_sample(result)) for name, result in results.items()]
     looks = session.store.looks(session.task.hash, session.setup.split)
     remarks = [_gap_line(gap, config.tuned is not None), *_speed_lines(speed), memory]
-    if made is None:
-        remarks.append("What the expert cost to make is not written beside it, and is left out.")
+    unknown = " and ".join(name for name, cost in made_for.items() if cost is None)
+    if unknown:
+        remarks.append(f"What making the {unknown} cost is not written beside it, and is left out.")
     print("\n".join(told) + table(rungs, looks) + "\n".join(remarks))
     _draw(dev, tried, steered.model.alpha, run.path / PICTURE)
     title = f"{session.task.name}: a model steered by another's tuning"
@@ -123,7 +128,7 @@ def steer_and_measure(session: Session, config: Config) -> Result:
         share = {"gap_closed": gap.value, "gap_closed_low": gap.low, "gap_closed_high": gap.high}
         result = replace(result, metrics=tuple({**dict(result.metrics), **share}.items()))
     run.write_result(result)
-    scores = {f"α = {alpha:g}": one for alpha, one in tried.items()}
+    scores = {f"α = {shown(alpha)}": one for alpha, one in tried.items()}
     write_json(
         run.path / "proxy_tuning.json",
         {
@@ -186,29 +191,32 @@ def _gap(results: Mapping[str, Result]) -> Interval | None:
 
 def _speed(session: Session, base: System, steered: System, questions: int) -> Speed | None:
     """Both drawn in turns on the first dev questions, nothing taken from the store."""
+    if not questions:
+        return None
     file = session.run.path / "speed.json"
     if file.exists():
         told = read_json(file)
         return Speed(**{**told, "ratios": tuple(told["ratios"])})
-    asked = questions_of(session.task, "dev", min(questions, len(session.task.dev)) or None)
-    if not questions:
-        return None
+    asked = questions_of(session.task, "dev", min(questions, len(session.task.dev)))
     rates: dict[str, list[float]] = {"base": [], "steered": []}
+    tokens: dict[str, int] = {}
     with closing(open_engine(base.model, session.setup.engine)) as plain:
         engines = {"base": plain, "steered": session.engine(steered.model)}
         for engine in engines.values():
-            _tokens_a_second(engine, base, asked[:2], session.task.labels)  # to warm up
+            _timed(engine, base, asked[:2], session.task.labels)  # to warm up
         for _ in range(ROUNDS):
             for name, engine in engines.items():
-                rates[name].append(_tokens_a_second(engine, base, asked, session.task.labels))
+                tokens[name], seconds = _timed(engine, base, asked, session.task.labels)
+                rates[name].append(tokens[name] / seconds)
     ratios = tuple(s / b for s, b in zip(rates["steered"], rates["base"], strict=True))
-    speed = Speed(median(rates["base"]), median(rates["steered"]), ratios, len(asked))
+    each = {f"{name}_tokens": count / len(asked) for name, count in tokens.items()}
+    speed = Speed(median(rates["base"]), median(rates["steered"]), ratios, len(asked), **each)
     write_json(file, asdict(speed))
     return speed
 
 
-def _tokens_a_second(engine: Engine, system: System, asked: Sequence[Any], labels: Sequence[str]) -> float:
-    """Tokens written a second; of labels that are scored, tokens read."""
+def _timed(engine: Engine, system: System, asked: Sequence[Any], labels: Sequence[str]) -> tuple[int, float]:
+    """Tokens written, and the seconds; where labels are scored, tokens read, a prompt once for its labels."""
     requests = requests_of(system, asked)
     started = time.perf_counter()
     if isinstance(system.decode, LabelLikelihood):
@@ -216,42 +224,45 @@ def _tokens_a_second(engine: Engine, system: System, asked: Sequence[Any], label
     else:
         batches = list(engine.sample(requests, replace(system.decode.sampling(), stop=system.prompt.stop)))
     seconds = time.perf_counter() - started
-
-    def tokens(one: Completion) -> int:
-        return one.completion_tokens + (one.prompt_tokens if one.finish is Finish.SCORED else 0)
-
-    return sum(tokens(one) for batch in batches for _, one in batch if one.finish is not Finish.ERROR) / seconds
+    found = [(id, one) for batch in batches for id, one in batch if one.finish is not Finish.ERROR]
+    prompts = {id: one.prompt_tokens for id, one in found if one.finish is Finish.SCORED}
+    return sum(prompts.values()) + sum(one.completion_tokens for _, one in found), seconds
 
 
 def _memory(session: Session, steered: System) -> str:
+    """What the engine holds; written down, so that a run that is done loads nothing to tell it again."""
     from workbench.engines.proxy import ProxyEngine
 
-    engine = session.engine(steered.model)
-    assert isinstance(engine, ProxyEngine)
-    passes = f"{engine.passes} passes" if engine.passes > 1 else "1 pass"
+    file = session.run.path / "memory.json"
+    if not file.exists():
+        engine = session.engine(steered.model)
+        assert isinstance(engine, ProxyEngine)
+        kept = kv_cache_bytes(engine.shape, 1)
+        write_json(file, {"passes": engine.passes, "parameters": engine.parameters_held, "kv_bytes": kept})
+    told = read_json(file)
+    passes = f"{told['passes']} passes" if told["passes"] > 1 else "1 pass"
     return (
-        f"A token takes {passes}; in memory are {quantity(engine.parameters_held)} parameters, what passes share "
-        f"once, and {kv_cache_bytes(engine.shape, 1):,} bytes of keys and values a token (2 bytes a value)."
+        f"A token takes {passes}; in memory are {quantity(told['parameters'])} parameters, what passes share "
+        f"once, and {told['kv_bytes']:,} bytes of keys and values a token (2 bytes a value)."
     )
 
 
 # --- telling ----------------------------------------------------------------------------------------
 
 
-def _dev_lines(dev: Mapping[str, Result], tried: Mapping[float, Result], chosen: float) -> list[str]:
-    rows = {**dev, **{f"α = {alpha:g}": result for alpha, result in tried.items()}}
+def _dev_lines(dev: Mapping[str, Result], tried: Mapping[float, Result], chosen: float, split: str) -> list[str]:
+    rows = {**dev, **{f"α = {shown(alpha)}": result for alpha, result in tried.items()}}
     base, *others = rows.values()
     tests = [None, *compare_to_baseline(base, others)]
     lines = [f"{'on dev':<12}{'accuracy':>10}{'95 % interval':>16}{'p':>8}  right of"]
     for (name, result), test in zip(rows.items(), tests, strict=True):
         right = f"{dict(result.counts)['correct']} of {result.total}"
-        mark = "  chosen" if name == f"α = {chosen:g}" else ""
+        mark = "  chosen" if name == f"α = {shown(chosen)}" else ""
         score = result.score
         lines.append(f"{name:<12}{percent(score.value):>10}{span(score):>16}{p_value(test):>8}  {right}{mark}")
-    lines.append(
-        "p: against the base on the same questions, Holm's correction. The best of several looks better here"
-    )
-    lines.append("than it is; the table below has other questions.")
+    lines.append("p: against the base on the same questions, Holm's correction.")
+    if split != "dev":  # where there is one strength, and nothing was chosen
+        lines.append("The best of several looks better here than it is; the table below has other questions.")
     return lines
 
 
@@ -271,7 +282,8 @@ def _speed_lines(speed: Speed | None) -> list[str]:
     low, high = min(speed.ratios), max(speed.ratios)
     return [
         f"Tokens a second, in turns on {speed.questions} dev questions: {speed.steered:,.0f} steered, "
-        f"{speed.base:,.0f} the base alone; {median(speed.ratios):.2f}× ({ROUNDS} rounds: {low:.2f} – {high:.2f})."
+        f"{speed.base:,.0f} the base alone; {median(speed.ratios):.2f}× ({ROUNDS} rounds: {low:.2f} – {high:.2f}). "
+        f"A question has {speed.steered_tokens:,.0f} of them steered, {speed.base_tokens:,.0f} from the base alone."
     ]
 
 
@@ -294,4 +306,5 @@ def _draw(dev: Mapping[str, Result], tried: Mapping[float, Result], chosen: floa
     axes.set_ylabel(f"right, % of {total} dev questions (95 % intervals)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    with atomic_file(path) as file:
+        figure.savefig(file, dpi=120, format="png")

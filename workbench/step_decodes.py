@@ -4,6 +4,7 @@ What they do is in `decoding/beam_search.py`, `decoding/revision.py` and `decodi
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from workbench.errors import UserError, check_range
@@ -51,12 +52,12 @@ class BeamSearch(Stepwise):
         separators: texts that end a step. In a shell a line's end is $'\\n'.
         step_tokens: the longest step.
         scorer: what a step is judged by. `logprob`: the step's mean log-probability a token; `judge`: the model's
-            own probability of Yes behind the prompt `judge`; else the folder of a reward model, which reads the
+            own probability of True behind the prompt `judge`; else the folder of a reward model, which reads the
             answer so far.
         judge: that prompt; its variable `answer` is the answer so far.
         choose: the answer among the finished beams: `score`, the best of them, by the mean log-probability a token
             of the whole answer under the scorer `logprob`; `vote`, the answer whose beams' weights add up to the
-            most: exp of that mean, P(Yes), or the reward's sigmoid.
+            most: exp of that mean, P(True), or the reward's sigmoid.
 
     Raises:
         UserError: a value is out of its range, or `keep` does not divide `beams`; the message names the field.
@@ -155,3 +156,9 @@ class BudgetForcing(Stepwise):
         """How thinking and answer are drawn together."""
         longest = self.at_most + self.longest
         return Sampling(self.temperature, self.top_p, self.top_k, longest, seed=self.seed)
+
+
+def own_prompts(decode: object) -> dict[str, str]:
+    """The files of one's own that a decode takes its prompts from, by field; those that ship have names."""
+    named = {name: str(getattr(decode, name, "")) for name in ("judge", "critique", "revise")}
+    return {name: path for name, path in named.items() if isinstance(decode, Stepwise) and Path(path).is_file()}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from workbench.decodes import Sampling
 from workbench.decoding.best_of_n import Scorer, weight
-from workbench.decoding.step_scores import step_scores
+from workbench.decoding.step_scores import StepScorer, open_step_scorer, step_scores
 from workbench.decoding.steps import Read, Stages, Stepped, Want, continued, cut_at, failure
 from workbench.decoding.vote import weighted_majority
 from workbench.step_decodes import BeamSearch
@@ -53,8 +53,9 @@ def search(decode: BeamSearch, stages: Stages, read: Read, scorer: Scorer | None
         scorer: the reward model, where the decode names one.
 
     Raises:
-        UserError: as `Stages.ask` and `step_scores`.
+        UserError: as `open_step_scorer`, `Stages.ask` and `step_scores`.
     """
+    opened = open_step_scorer(decode, stages, scorer)  # what cannot be scored is not drawn
     trees = range(decode.keep if decode.diverse else 1)
     active = {id: [Beam(tree) for tree in trees] for id in stages.requests}
     ended: dict[str, list[Beam]] = {id: [] for id in active}
@@ -62,7 +63,8 @@ def search(decode: BeamSearch, stages: Stages, read: Read, scorer: Scorer | None
     step = 0
     while active:
         candidates, broken = _expand(decode, stages, active, step)
-        rated, unrated = _rate(decode, stages, candidates, scorer)
+        whole = {id: beams for id, beams in candidates.items() if id not in broken}
+        rated, unrated = _rate(decode, stages, whole, opened)
         failed |= broken | unrated
         for id in list(active):
             if id in failed:
@@ -158,12 +160,12 @@ def _extended(decode: BeamSearch, beam: Beam, c: Completion, limit: int, stop: S
 
 
 def _rate(
-    decode: BeamSearch, stages: Stages, candidates: dict[str, list[Beam]], scorer: Scorer | None
+    decode: BeamSearch, stages: Stages, candidates: dict[str, list[Beam]], opened: StepScorer | None
 ) -> tuple[dict[str, list[Beam]], dict[str, Completion]]:
     """(the candidates with their steps' scores, the questions of which a score is missing)."""
-    if decode.scorer != "logprob":
+    if opened is not None:
         flat = [(id, beam) for id, beams in candidates.items() for beam in beams]
-        scores = step_scores(decode, [(id, beam.text) for id, beam in flat], stages, scorer)
+        scores = step_scores(opened, [(id, beam.text) for id, beam in flat], stages)
         candidates = {id: [] for id in candidates}
         for (id, beam), score in zip(flat, scores, strict=True):
             candidates[id].append(replace(beam, score=score))

@@ -173,10 +173,14 @@ class Judge:
 
     Args:
         engine: the model's.
+        prompt: a prompt's name or file; its variable `answer` is what is judged.
+
+    Raises:
+        UserError: there is no such prompt.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self.prompt = engine, load_prompt(JUDGE_PROMPT)
+    def __init__(self, engine: Engine, prompt: str = JUDGE_PROMPT) -> None:
+        self._engine, self.prompt = engine, load_prompt(prompt)
         self.version, self.shape = engine.version, engine.shape
 
     def rewards(self, asked: Sequence[tuple[Request, str]]) -> Iterator[list[tuple[int, Completion]]]:

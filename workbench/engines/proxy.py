@@ -21,7 +21,7 @@ from workbench.cost import together
 from workbench.engines.hf import HfEngine
 from workbench.errors import UserError
 from workbench.identity import model_identity, short_hash
-from workbench.models import check_adapter, load_tokenizer, model_folder, quiet_transformers
+from workbench.models import check_adapter, first_line, load_tokenizer, model_folder, quiet_transformers
 from workbench.proxy import Proxy
 from workbench.quantization import parameters_in
 from workbench.types import Model
@@ -30,8 +30,9 @@ from workbench.types import Model
 class ProxyEngine(HfEngine):
     """Three models as one. Everything else is `HfEngine`'s: batches, buffers, draws, scores, pieces.
 
-    Prompts are encoded with the base's tokenizer; with the expert's where the base has no chat template and it has
-    one. An answer ends where the base or the expert ends it. `embed` is the base's.
+    Prompts are encoded with the base's tokenizer; with the expert's where the base has no chat template, it has
+    one, and all its tokens are the base's too. An answer ends where the base or the expert ends it; a token that
+    only the expert has is never said, were it the one that ends its turns. `embed` is the base's.
 
     Args:
         model: base, expert, antiexpert and α.
@@ -61,8 +62,10 @@ class ProxyEngine(HfEngine):
             model.steered, dtype=dtype, device=device, max_rows=max_rows, max_positions=max_positions,
             loaded=(base.weights, base.encoder),
         )  # fmt: skip
-        if not base.encoder.tokenizer.chat_template and expert.encoder.tokenizer.chat_template:
-            self.encoder = expert.encoder
+        if not base.encoder.has_chat_template and expert.encoder.has_chat_template:
+            ids, _ = known[model.expert.base, model.expert.revision]
+            if max(ids.values()) < rows:  # or its template may write tokens that the base has no embedding for
+                self.encoder = expert.encoder
         self._keys = keys["base"], keys["expert"], keys["antiexpert"]
         shares = shares_of(*self._keys, model.alpha)
         passes = [_Pass(opened[key].weights, shares[key], wanted[key][1].adapter is None) for key in shares]
@@ -187,10 +190,18 @@ Vocabulary = tuple[dict[str, int], int]
 
 
 def vocabulary(base: str, revision: str | None) -> Vocabulary:
-    """A model's, from its tokenizer and its configuration."""
+    """A model's, from its tokenizer and its configuration.
+
+    Raises:
+        UserError: they cannot be read.
+    """
     ids = load_tokenizer(Model(base, revision)).get_vocab()
-    with quiet_transformers():
-        config = transformers.AutoConfig.from_pretrained(model_folder(base, revision), trust_remote_code=False)
+    folder = model_folder(base, revision)
+    try:
+        with quiet_transformers():
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"The model in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
     return ids, config.get_text_config().vocab_size
 
 
@@ -228,6 +239,10 @@ def shared_rows(found: dict[str, Vocabulary]) -> int:
 
 # --- weights, each once -----------------------------------------------------------------------------
 
+# What PEFT does on loading: others, as pissa, take a part of the base's weights away, and these fields do too.
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal")
+_REMAKES = ("layer_replication", "kasa_config")
+
 
 def _opened(wanted: dict[str, tuple[str, Model]], dtype: str, device: str | None) -> dict[str, HfEngine]:
     """An engine for each distinct model, by its key; a LoRA is put into weights that are there without one."""
@@ -250,6 +265,12 @@ def _opened(wanted: dict[str, tuple[str, Model]], dtype: str, device: str | None
 
 
 def _can_share(model: Model) -> bool:
-    """Whether the model's adapter can be switched off: a LoRA that leaves the base's own biases alone."""
+    """Whether the model's adapter can be switched off: a LoRA that leaves the base's own weights as they are."""
     config = check_adapter(str(model.adapter)) if model.adapter else {}
-    return config.get("peft_type") == "LORA" and config.get("bias", "none") == "none"
+    begun = config.get("init_lora_weights", True)
+    return (
+        config.get("peft_type") == "LORA"
+        and config.get("bias", "none") == "none"
+        and (isinstance(begun, bool) or begun in _PLAIN_INITS)
+        and not any(config.get(field) for field in _REMAKES)
+    )

@@ -129,7 +129,7 @@ class RewardModel:
         rows: list[tuple[int, int, Tokens]] = []  # place, tokens of the prompt, the row
         longest = context_of(self.weights)
         for place, (request, text) in enumerate(asked):
-            prompt, said = self.encoder.encode_completion(request, text)
+            prompt, said = _read(self.encoder, request, text)
             if len(prompt) + len(said) > longest:
                 problem = f"{len(prompt) + len(said)} tokens, more than the reward model's {longest}"
                 yield [(place, Completion(0, text, len(prompt), len(said), finish=Finish.ERROR, error=problem))]
@@ -199,7 +199,7 @@ class RewardServer:
         return self._servers.results(jobs, _CONCURRENCY)
 
     async def _score(self, place: int, request: Request, text: str, client: httpx.AsyncClient) -> Batch:
-        prompt, said = self.encoder.encode_completion(request, text)
+        prompt, said = _read(self.encoder, request, text)
         body = {
             "model": self._name,
             "input": [*prompt, *said],
@@ -216,6 +216,13 @@ class RewardServer:
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+def _read(encoder: Encoder, request: Request, text: str) -> tuple[list[int], list[int]]:
+    """(prompt ids, answer ids with the token that ends the turn); of an empty answer that token alone."""
+    if text:
+        return encoder.encode_completion(request, text)
+    return encoder.encode(request), [encoder.tokenizer.eos_token_id]
 
 
 def _reward_in(answer: dict[str, Any]) -> float:

@@ -73,7 +73,7 @@ class SoftPrompts:
         self._soft = read_soft_prompt(model, self._table.shape[1]).to(self._table.dtype)
         self.virtual = len(self._soft)
 
-    async def ask(self, send: Send[T], request: Request, sampling: dict[str, Any]) -> T:
+    async def ask(self, client: httpx.AsyncClient, send: Send[T], request: Request, sampling: dict[str, Any]) -> T:
         """What is sent back to a request for samples with their log-probabilities.
 
         Raises:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ class TextPrompts:
         self._is_vllm = is_vllm
         self._label_tokens: dict[str, list[int]] = {}
 
-    async def ask(self, send: Send[T], request: Request, sampling: dict[str, Any]) -> T:
+    async def ask(self, client: httpx.AsyncClient, send: Send[T], request: Request, sampling: dict[str, Any]) -> T:
         """What is sent back to a request for samples with their log-probabilities.
 
         Raises:
@@ -46,7 +47,11 @@ class TextPrompts:
             UserError: as `Servers.post`.
         """
         _check_no_control(message.content for message in request.messages)
-        body = {"model": self._name, **sampling, **_said(request)}
+        body = {"model": self._name, **sampling}
+        if self._goes_on(request):
+            prompt = await self._prompt(client, request)
+            return await send("/v1/completions", body | {"prompt": prompt, "logprobs": 0})
+        body |= _said(request)
         if request.style == "chat":
             return await send("/v1/chat/completions", body | {"logprobs": True, "top_logprobs": 0})
         return await send("/v1/completions", body | {"logprobs": 0})
@@ -58,7 +63,7 @@ class TextPrompts:
             ServerError: the server cannot tell.
             UserError: as `Servers.post`.
         """
-        return len(await self._tokenize(client, _said(request)))
+        return len(await self._prompt(client, request))
 
     async def score(self, client: httpx.AsyncClient, request: Request, texts: Sequence[str]) -> list[Completion]:
         """Each continuation with its log-probability behind the prompt.
@@ -109,7 +114,7 @@ class TextPrompts:
         if "" in texts:
             raise UserError("The continuation '' has no tokens, so it has no likelihood.")
         if request.style != "text":
-            prompt = await self._tokenize(client, _said(request))
+            prompt = await self._prompt(client, request)
             return prompt, [await self._alone(client, text) for text in texts]
         text = _text(request)
         kept = text.rstrip() or text
@@ -144,6 +149,23 @@ class TextPrompts:
                 raise UserError(f"The continuation {text!r} has no tokens, so it has no likelihood.")
             self._label_tokens[text] = own
         return self._label_tokens[text]
+
+    def _goes_on(self, request: Request) -> bool:
+        """Whether the model goes on with an answer that is begun, and the server can be told so by its tokens."""
+        return request.style == "chat" and request.messages[-1].role == "assistant" and self._is_vllm()
+
+    async def _prompt(self, client: httpx.AsyncClient, request: Request) -> list[int]:
+        """The prompt's tokens; those of a begun answer stand behind what the template puts before any answer.
+
+        A template that is given the begun answer as a turn may take its thinking out, put an empty section of
+        thinking before it or strip its blanks, and the model would go on with another text.
+        """
+        if not self._goes_on(request):
+            return await self._tokenize(client, _said(request))
+        *before, begun = request.messages
+        asked = await self._tokenize(client, _said(replace(request, messages=tuple(before))))
+        own = {"prompt": begun.content, "add_special_tokens": False}
+        return [*asked, *await self._tokenize(client, own)] if begun.content else asked
 
     async def _tokenize(self, client: httpx.AsyncClient, what: dict[str, Any]) -> list[int]:
         answer, _ = await self._servers.post(client, "/tokenize", {"model": self._name, **what})

@@ -238,7 +238,7 @@ class VllmEngine:
     async def _draw(self, request: Request, run: range, sampling: Sampling, client: httpx.AsyncClient) -> Batch:
         body = _body(request, run, sampling)
         try:
-            answer, seconds = await self._prompts.ask(partial(self._servers.post, client), request, body)
+            answer, seconds = await self._prompts.ask(client, partial(self._servers.post, client), request, body)
             completions = read_samples(answer, run, seconds)
         except ServerError as error:
             completions = self._failed(error, dict.fromkeys(run, ""))
@@ -267,7 +267,7 @@ class VllmEngine:
         index = request.indices[0]
         body = _body(request, range(index, index + 1), sampling) | STREAMED
         try:
-            response = await self._prompts.ask(partial(self._servers.open, client), request, body)
+            response = await self._prompts.ask(client, partial(self._servers.open, client), request, body)
         except ServerError as error:
             yield self._failed(error, {index: ""})[0]
             return

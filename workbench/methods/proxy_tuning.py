@@ -52,6 +52,22 @@ class Config:
         if self.alpha_questions is not None:
             check_range("alpha_questions", self.alpha_questions, 1, 10**9)
 
+    def check_split(self, split: str) -> None:
+        """See that what is chosen here is not measured on the questions that it is chosen on.
+
+        Raises:
+            UserError: the split to measure on is dev, and there are several strengths to choose from.
+        """
+        if split == "dev" and len(set(self.alphas)) > 1:
+            raise UserError(
+                "α is chosen on dev, which cannot measure it: leave --split dev out, or give one of alphas."
+            )
+
+
+def shown(alpha: float) -> str:
+    """A strength as people write it, with all its digits: no two have one name."""
+    return repr(float(alpha)).removesuffix(".0")
+
 
 def adapt(
     system: System,
@@ -76,13 +92,13 @@ def adapt(
         quiet: no progress bars.
 
     Raises:
-        UserError: the engine is not hf, the vocabularies differ, a model cannot be loaded, or a request failed.
+        UserError: the engine is not hf, the vocabularies differ, or a model cannot be loaded.
     """
     if config.alpha_questions is not None:
         check_range("alpha_questions", config.alpha_questions, 1, len(task.dev))
     file = run.path / "alphas.json"
     tried = {alpha: _steered(system, expert, antiexpert, alpha) for alpha in dict.fromkeys(config.alphas)}
-    hashes = {f"{alpha:g}": system_hash(one) for alpha, one in tried.items()}
+    hashes = {shown(alpha): system_hash(one) for alpha, one in tried.items()}
     if not file.exists() or read_json(file)["systems"] != hashes:
         with EnergyMeter() as meter:
             results = _on_dev(tried, task, config.alpha_questions, run, drawer, quiet)
@@ -107,7 +123,7 @@ def _on_dev(
     from workbench.engines.proxy import ProxyEngine
     from workbench.harness import evaluate
 
-    done = {alpha: run.read_result(f"alpha-{alpha:g}") for alpha in tried}
+    done = {alpha: run.read_result(f"alpha-{shown(alpha)}") for alpha in tried}
     found = {
         alpha: result for alpha, result in done.items() if result and result.system == system_hash(tried[alpha])
     }
@@ -119,13 +135,11 @@ def _on_dev(
             opened = open_engine(system.model, drawer.config)
             assert isinstance(opened, ProxyEngine)
             engine = opened
-        with Bar(f"α = {alpha:g} on dev", quiet=quiet) as bar:
+        with Bar(f"α = {shown(alpha)} on dev", quiet=quiet) as bar:
             result = evaluate(
                 system, task, engine.at(alpha), drawer.store, split="dev", questions=questions, progress=bar.show
             )
-        if any(outcome.score is None for outcome in result.outcomes):
-            raise UserError(f"Not every dev question was answered with α = {alpha:g}: {result.notes[0]}")
-        run.write_result(result, f"alpha-{alpha:g}")
+        run.write_result(result, f"alpha-{shown(alpha)}")  # a prompt that is too long is so for every strength
         found[alpha] = result
     if engine is not None:
         engine.close()
@@ -163,9 +177,7 @@ def parts(expert: str, antiexpert: str | None, base: Model) -> tuple[Model, Mode
     Raises:
         UserError: there is no such folder or model, or what the expert was tuned from is not known.
     """
-    one = named_model("expert", expert, base)
-    run = _run_of(expert)
-    cost = cost_of(run) if run is not None and (run.path / "cost.json").is_file() else None
+    one, run, cost = named_model("expert", expert, base), _run_of(expert), made_by(expert)
     if antiexpert is not None:
         return one, named_model("antiexpert", antiexpert, base), cost
     before = replace(one, adapter=None) if one.adapter else base_of(one, run) if run else None
@@ -197,6 +209,12 @@ def named_model(flag: str, name: str, base: Model) -> Model:
         )
     model_folder(name)
     return Model(name)
+
+
+def made_by(name: str) -> CostToMake | None:
+    """What the run that made a folder cost; None where no run tells."""
+    run = _run_of(name)
+    return cost_of(run) if run is not None and (run.path / "cost.json").is_file() else None
 
 
 def _run_of(name: str) -> RunFolder | None:
