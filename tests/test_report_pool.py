@@ -1,4 +1,4 @@
-"""What a pool says as tables, sentences and charts: every share with its interval, costs by what is paid, colours."""
+"""What a pool says as tables, sentences and charts: shares with intervals, costs by what is paid, colours."""
 
 import re
 from dataclasses import replace
