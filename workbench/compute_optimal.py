@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.choice_metrics import mean_score
 from workbench.errors import UserError, check_range
 from workbench.pools import Pool
 from workbench.stats import (
     Difficulty,
     PairedDifference,
     best_of_after,
-    best_of_n_curve,
-    bootstrap_interval,
     check_bins,
     choose,
     first_look,
@@ -117,7 +116,7 @@ def against_uniform(dev: Pool, test: Pool, *, first: int, bins: int, budgets: Se
         found["budgets"].append(
             {
                 "budget": budget,
-                "accuracy": {name: vars(bootstrap_interval(row)) for name, row in scores.items()},
+                "accuracy": {name: vars(mean_score(row.tolist())) for name, row in scores.items()},
                 "samples": {name: float(np.mean([names[s][1] for s in places])) for name, places in used.items()},
                 "tokens": {name: _tokens(test, names, places) for name, places in used.items()},
                 "uniform": {way: names[place][1] for way, place in uniform.items() if place is not None},
@@ -159,7 +158,7 @@ def against_larger(pool: Pool, larger: Result, name: str) -> dict[str, Any]:
         "model": name,
         "flops": budget,
         "scoring_known": pool.cost(1, scored=True)[1] is not None,
-        "accuracy": vars(bootstrap_interval(larger_Q)),
+        "accuracy": vars(mean_score(larger_Q.tolist())),
         "questions": len(rows),
         "rows": [],
         "too_dear": [],  # ways that cannot choose among two for what the larger model costs
@@ -180,7 +179,7 @@ def against_larger(pool: Pool, larger: Result, name: str) -> dict[str, Any]:
                 "k": k,
                 "all": k == pool.n,
                 "flops": costs[k - 1],
-                "accuracy": vars(bootstrap_interval(ours_Q)),
+                "accuracy": vars(mean_score(ours_Q.tolist())),
                 "gap": vars(tests[-1].difference),
             }
         )
@@ -227,11 +226,8 @@ def _grid(n: int, first: int, budgets: Sequence[int], dearer: float, before: flo
 
 def _strategies(pool: Pool, way: str, ks: Sequence[int], first: int) -> Floats:
     """Expected score of each question at each k; every subset has the first samples."""
-    correct_QN = pool.answers_QN == 0
     if way == "best-of":
-        if first:
-            return best_of_after(pool.scores_QN, correct_QN, first, ks)
-        return best_of_n_curve(pool.scores_QN, correct_QN, ks)
+        return best_of_after(pool.scores_QN, pool.answers_QN == 0, first, ks)
     weights = pool.weights_QN if way == "weighted" else None
     # Figures are means over several looks, each of which needs fewer orders.
     work = WORK / LOOKS if first else WORK

@@ -35,7 +35,8 @@ def sentences(found: Mapping[str, Any], scorer: str) -> list[str]:
         "other."
     ]
     said.append(
-        "p: sign-flip test over questions, Holm's correction over all budgets; intervals: paired bootstrap."
+        "p: sign-flip test over questions, Holm's correction over all budgets; intervals: bootstrap over "
+        "questions, Wilson's where each is 0 or 1; those of differences are paired."
     )
     if scorer == "verifier":
         said.append("The scorer is the task's own grader, an oracle: best-of and weighted are ceilings.")
@@ -139,7 +140,7 @@ def chart(found: Mapping[str, Any]) -> Chart:
         "budget, samples a question",
         "Share of questions right",
         lines,
-        "Bands: 95 %, bootstrap over questions. All are over the same questions, so that their differences are "
+        "Bands: 95 %, over questions. All are over the same questions, so that their differences are "
         "surer than the bands look; the table has them.",
     )
 

@@ -162,9 +162,9 @@ def _cost_table(found: Mapping[str, Any], scorer: str) -> Table:
     )
 
 
-def _cost_cells(cost: Sequence[float | None]) -> list[str]:
+def _cost_cells(cost: tuple[float, float | None, float]) -> list[str]:
     tokens, flops, seconds = cost
-    return [quantity(tokens), quantity(flops), duration(seconds or 0.0)]
+    return [quantity(tokens), quantity(flops), duration(seconds)]
 
 
 def _at(found: Mapping[str, Any], name: str, k: int) -> str:

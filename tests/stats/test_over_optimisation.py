@@ -61,8 +61,8 @@ def test_a_scorer_that_likes_long_wrong_answers_is_seen_through():
     scores = np.where(
         ~correct & (rng.random((60, 32)) < 0.08), scores + 20, scores
     )  # … but some wrong ones fool it
-    view = stats.proxy_view(scores, correct, [1, 2, 4, 8, 16, 32])
-    true = view.true_QK.mean(axis=0)
+    ks = [1, 2, 4, 8, 16, 32]
+    view, true = stats.proxy_view(scores, correct, ks), stats.best_of_n_curve(scores, correct, ks).mean(axis=0)
     assert np.all(np.diff(view.proxy_QK.mean(axis=0)) > 0), "the scorer sees nothing but progress"
     assert view.peak in (2, 4) and true[-1] < true[0]
     assert view.fall.difference.high < 0 and view.fall.p_value < 0.01

@@ -149,13 +149,11 @@ class Chosen:
 
     Attributes:
         score_Q: expected score of each question under what was best on the other fold.
-        cost_Q: what that costs.
         strategy_Q: its place among the strategies.
         picked: strategy by (fold that was scored, bin).
     """
 
     score_Q: Floats
-    cost_Q: Floats
     strategy_Q: Ints
     picked: dict[tuple[int, int], int]
 
@@ -176,7 +174,6 @@ def choose(scores: ArrayLike, costs: ArrayLike, bins: ArrayLike, fold: ArrayLike
     """
     scores_QS, costs_QS = np.asarray(scores, dtype=np.float64), np.asarray(costs, dtype=np.float64)
     bins_Q, fold_Q = np.asarray(bins), np.asarray(fold)
-    questions = np.arange(len(scores_QS))
     strategy_Q = np.zeros(len(scores_QS), dtype=np.int64)
     picked: dict[tuple[int, int], int] = {}
     for scored in (0, 1):
@@ -193,4 +190,4 @@ def choose(scores: ArrayLike, costs: ArrayLike, bins: ArrayLike, fold: ArrayLike
             best = min(within.tolist(), key=lambda s: (-round(mean_S[s], 12), cost_S[s], s))
             picked[scored, name] = best
             strategy_Q[~looked_Q & (bins_Q == name)] = best
-    return Chosen(scores_QS[questions, strategy_Q], costs_QS[questions, strategy_Q], strategy_Q, picked)
+    return Chosen(scores_QS[np.arange(len(scores_QS)), strategy_Q], strategy_Q, picked)

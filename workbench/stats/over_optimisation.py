@@ -57,14 +57,12 @@ class ProxyView:
     Attributes:
         proxy_QK: expected score of the chosen sample, over the subsets in which one can be chosen; NaN for a
             question of which none can. One column a number of samples.
-        true_QK: expected correctness of it.
-        peak: the number of samples at which the true score is highest, the smallest of equal ones.
-        fall: true score at the largest k less that at `peak`, paired over questions. The peak was found on the
+        peak: the number of samples at which the chosen sample is most often right, the smallest of equal ones.
+        fall: how often it is right at the largest k, less that at `peak`, paired over questions. The peak was found on the
             same questions, so that the fall looks somewhat larger than it is.
     """
 
     proxy_QK: Floats
-    true_QK: Floats
     peak: int
     fall: PairedDifference
 
@@ -87,7 +85,7 @@ def proxy_view(scores: ArrayLike, correct: ArrayLike, ks: Sequence[int]) -> Prox
     np.divide(np.where(can_QN, ranked_QN, 0.0) @ weights_NK, some_QK, out=proxy_QK, where=some_QK > 0)
     place = int(true_QK.mean(axis=0).argmax()) if len(true_QK) else 0
     fall = paired_bootstrap(true_QK[:, -1], true_QK[:, place])
-    return ProxyView(proxy_QK, true_QK, ks[place], fall)
+    return ProxyView(proxy_QK, ks[place], fall)
 
 
 def _checked(scores: ArrayLike) -> Floats:

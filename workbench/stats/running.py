@@ -28,14 +28,12 @@ class Standing:
         votes: of the answer that the sample is for, with the sample; below 0 for one without a voice.
         leads: whether that answer now leads alone.
         first: the leader's votes.
-        ties: answers that share the lead; 0 before the first vote.
-        share: the right answer's share of the point: 1 where it leads alone, 1/ties where it shares the lead.
+        share: the right answer's share of the point: 1 where it leads alone, ½ where two share the lead.
     """
 
     votes: Votes
     leads: NDArray[np.bool_]
     first: Votes
-    ties: Votes
     share: Floats
 
 
@@ -71,7 +69,7 @@ def running(codes_NQ: Ints, orders_NR: Ints, weights_NQ: Ints | None = None) -> 
         ties += joins
         ties[leads] = 1
         np.maximum(first, votes, out=first)
-        yield Standing(votes, leads, first, ties, won / np.maximum(ties, 1))
+        yield Standing(votes, leads, first, won / np.maximum(ties, 1))
 
 
 def whole_weights(weights_QN: Floats) -> Ints:
