@@ -58,8 +58,8 @@ class ProxyView:
         proxy_QK: expected score of the chosen sample, over the subsets in which one can be chosen; NaN for a
             question of which none can. One column a number of samples.
         peak: the number of samples at which the chosen sample is most often right, the smallest of equal ones.
-        fall: how often it is right at the largest k, less that at `peak`, paired over questions. The peak was found on the
-            same questions, so that the fall looks somewhat larger than it is.
+        fall: how often it is right at the largest k, less that at `peak`, paired over questions. The peak was
+            found on the same questions, so that the fall looks somewhat larger than it is.
     """
 
     proxy_QK: Floats
