@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -80,16 +81,50 @@ def test_a_completion_holds_what_the_server_said(server: StubServer, style: str)
 
 def test_every_parameter_is_said_and_the_styles_have_their_own_paths(server: StubServer) -> None:
     sampling = Sampling(temperature=0.7, top_p=0.9, top_k=40, max_tokens=12, stop=("\n",), seed=3)
-    begun = Request("c", (Message("user", "2 + 2?"), Message("assistant", "It is")))
-    draw(engine_for(server, concurrency=1), ask(style="text"), begun, sampling=sampling)
+    draw(engine_for(server, concurrency=1), ask(style="text"), ask("c"), sampling=sampling)
     [(_, text_path, text), (_, chat_path, chat)] = server.calls
     wanted = {"temperature": 0.7, "top_p": 0.9, "top_k": 40, "max_tokens": 12, "stop": ["\n"], "n": 1}
     for body, id in ((text, "q"), (chat, "c")):
         assert {name: body[name] for name in wanted} == wanted
         assert (body["model"], body["seed"]) == ("model", sample_seed(3, id, 0))
     assert (text_path, text["prompt"]) == ("/v1/completions", "2 + 2?")
-    assert (chat_path, chat["messages"][1]["content"]) == ("/v1/chat/completions", "It is")
-    assert (chat["continue_final_message"], chat["add_generation_prompt"]) == (True, False)
+    assert (chat_path, chat["messages"]) == ("/v1/chat/completions", [{"role": "user", "content": "2 + 2?"}])
+    assert (chat["continue_final_message"], chat["add_generation_prompt"]) == (False, True)
+
+
+BEGUN = Request("q", (Message("user", "2 + 2?"), Message("assistant", "<think>\nIt is\n")))
+
+
+def test_a_begun_answer_is_sent_as_tokens_behind_those_of_the_template(server: StubServer) -> None:
+    """A template that gets it as a turn may change it: of thinking models' templates many do."""
+    engine = engine_for(server)
+    completion = one(engine, BEGUN)
+    asked, begun, drawn = server.bodies
+    assert (asked["messages"], asked["add_generation_prompt"]) == ([{"role": "user", "content": "2 + 2?"}], True)
+    assert (begun["prompt"], begun["add_special_tokens"]) == ("<think>\nIt is\n", False)
+    assert drawn["prompt"] == [ord(character) for character in "2 + 2?<think>\nIt is\n"]
+    assert [path for _, path, _ in server.calls] == ["/tokenize", "/tokenize", "/v1/completions"]
+    assert (completion.finish, completion.logprob is None) == (Finish.STOP, False)
+    assert engine.count_tokens([BEGUN]) == [len(drawn["prompt"])]
+    *pieces, last = engine.stream(BEGUN, SAMPLING)
+    assert (last, "".join(map(str, pieces))) == (replace(completion, seconds=last.seconds), completion.text)
+    empty = replace(BEGUN, messages=(*BEGUN.messages[:1], Message("assistant", "")))
+    assert engine.count_tokens([empty]) == [len("2 + 2?")]
+
+
+def test_a_begun_answer_that_cannot_be_made_tokens_of_is_an_error(server: StubServer) -> None:
+    server.faults = [status(400, "no template")]
+    completion = one(engine_for(server), BEGUN)
+    assert (completion.finish, completion.text) == (Finish.ERROR, "")
+    assert "no template" in (completion.error or "")
+
+
+def test_of_a_server_that_is_not_vllm_a_begun_answer_is_a_turn(server: StubServer) -> None:
+    server.is_vllm = False
+    one(engine_for(server), BEGUN)
+    [(_, path, body)] = server.calls
+    assert (path, body["messages"][1]["content"]) == ("/v1/chat/completions", "<think>\nIt is\n")
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
 
 
 def test_seeds_never_overlap_across_calls(server: StubServer) -> None:
