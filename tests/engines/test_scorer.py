@@ -77,6 +77,18 @@ def test_its_rewards_are_transformers_own_in_a_padded_batch(folder: Path) -> Non
     assert [c.prompt_tokens + c.completion_tokens for c in found] == [len(row) for row in rows]
 
 
+def test_an_answer_without_text_is_read_as_the_end_of_its_turn(folder: Path) -> None:
+    scorer = RewardModel(folder, device="cpu")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    for request, _ in (ASKED[0], ASKED[-1]):
+        ids = [*scorer.encoder.encode(request), scorer.encoder.tokenizer.eos_token_id]
+        [found] = rewards(scorer, [(request, "")])
+        with torch.no_grad():
+            expected = float(model(input_ids=torch.tensor([ids])).logits)
+        assert found.logprob == pytest.approx(expected, abs=1e-4)
+        assert (found.prompt_tokens, found.completion_tokens) == (len(ids) - 1, 1)
+
+
 def test_an_architecture_that_takes_no_tree_is_scored_row_by_row(tmp_path: Path) -> None:
     config = transformers.BloomConfig(vocab_size=len(tiny_tokenizer()), hidden_size=32, n_layer=2, n_head=4)
     torch.manual_seed(0)
