@@ -229,8 +229,8 @@ def test_a_reward_model_reads_the_answer_so_far_and_is_paid_for(store: Store, fo
     assert {(o.status, o.text) for o in result.outcomes} == {(Status.CORRECT, "b\n7")}
     assert scorer.asked.count("b\n") == 3
     assert len(scorer.asked) == 3 * 6, "four first steps, and two different ends"
-    # The question's 2 words, the 3 of it with a beginning, and 6 readings of 3 + 2 tokens.
-    assert result.cost_to_use.prompt_tokens == 2 + 3 + 6 * 5
+    # The question's 2 words, the 3 of it with a beginning; and the scorer's 3 of a prompt with 2 of each answer.
+    assert result.cost_to_use.prompt_tokens == 2 + 3 + (3 + 4 * 2) + (3 + 2 * 2)
     assert result.cost_to_use.completion_tokens == 8
     again = Rewards(None)
     assert evaluate(system, task(), Valued(tree), store, scorer=again) == result
@@ -262,8 +262,30 @@ def test_what_has_no_score_is_no_answer(store: Store, folder: str) -> None:
             System(Model("fake"), PROMPT, decode), task(), Noting(lambda r, i: "7"), store,
             scorer=Rewards(lambda text: math.nan),
         )  # fmt: skip
-    with pytest.raises(UserError, match="reward model"):
-        evaluate(System(Model("fake"), PROMPT, decode), task(), Noting(lambda r, i: "7"), store)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"), [({}, "that reward model is not loaded"), ({"scorer": "judge", "judge": "no"}, "no prompt")]
+)
+def test_what_cannot_be_scored_is_not_drawn(store: Store, folder: str, values: dict[str, str], why: str) -> None:
+    engine = Noting(lambda request, index: "7")
+    decode = BeamSearch(beams=2, keep=1, **({"scorer": folder} | values))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=why):
+        evaluate(System(Model("fake"), PROMPT, decode), task(), engine, store)
+    assert engine.asked == []
+
+
+def test_the_candidates_of_a_step_that_failed_are_not_scored(store: Store, folder: str) -> None:
+    def script(request: Request, index: int) -> str:
+        if "Question 1" in request.messages[0].content and index == 1:
+            raise RuntimeError("down")
+        return "7"
+
+    scorer = Rewards(lambda text: 1.0)
+    system = System(Model("fake"), PROMPT, BeamSearch(beams=2, keep=1, scorer=folder))
+    result = evaluate(system, task(), Noting(script), store, scorer=scorer)
+    assert result.total == 2
+    assert len(scorer.asked) == 2
 
 
 def test_one_failed_sample_of_a_stage_makes_an_error(store: Store) -> None:
