@@ -14,6 +14,7 @@ from workbench.methods.grpo import Config as GrpoConfig
 from workbench.methods.lora import Config as LoraConfig
 from workbench.runs import RunFolder, list_runs
 from workbench.session import Session, Setup, content_of, one_sample
+from workbench.step_decodes import Revision
 from workbench.training.config import Training
 from workbench.types import Model
 
@@ -166,6 +167,16 @@ def test_a_scorer_counts_by_its_content(tmp_path: Path) -> None:
     assert one == other
     (folders[1] / "model.safetensors").write_bytes(b"22")
     assert content_of(BestOfN(scorer=str(folders[1]))) != one
+
+
+def test_a_prompt_of_one_s_own_counts_by_its_content(tmp_path: Path) -> None:
+    critique = tmp_path / "critique.yaml"
+    critique.write_text("one")
+    before = content_of(Revision(critique=str(critique)))
+    critique.write_text("another")
+    after = content_of(Revision(critique=str(critique)))
+    assert before["critique"] != after["critique"] != str(critique)
+    assert content_of(Revision())["critique"] == "critique"
 
 
 def test_one_sample_of_a_vote(setup: Setup) -> None:
