@@ -10,8 +10,10 @@ import pytest
 import recipes.ladder
 from recipes.__main__ import RECIPES
 from workbench.command import run_command
+from workbench.compare import compare
 from workbench.decodes import Majority
 from workbench.engines import EngineConfig
+from workbench.engines.fake import FakeEngine
 from workbench.equal_tokens import Beside, mean_tokens, tokens
 from workbench.ladder_estimate import passes
 from workbench.rungs import RUNGS
@@ -19,7 +21,7 @@ from workbench.rungs import Config as LadderConfig
 from workbench.runs import RunFolder, list_runs
 from workbench.session import Setup
 from workbench.step_decodes import BeamSearch, BudgetForcing, Revision
-from workbench.types import Completion, Finish
+from workbench.types import Completion, Finish, Request
 
 SIZES = ("practice=16", "dev=4", "test=12")
 DECODES: dict[str, Any] = {
@@ -63,15 +65,56 @@ def test_each_is_measured_beside_a_vote_of_as_many_tokens(
     assert [rung.result for rung in recipe.main(config)] == [vote.result, other.result]
 
 
-def test_one_vote_that_costs_more_already_is_said(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_vote_that_costs_more_already_is_said(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twelve words where the model may say them, and one where its answer is forced after two."""
+
+    def script(request: Request, index: int) -> str:
+        return "7" if "</think>" in request.messages[-1].content else " ".join(["so"] * 11 + ["7"])
+
+    monkeypatch.setattr("workbench.drawing.open_engine", lambda model, config: FakeEngine(model, script))
     recipe = import_module(RECIPES["budget_forcing"][0])
-    decode = BudgetForcing(at_most=1, max_tokens=2)
-    vote, _ = recipe.main(recipe.Config(setup, decode, Beside(equal="generated")))
-    assert vote.name == "majority of 1"
+    decode = BudgetForcing(at_most=2, max_tokens=20)
+    for equal, cost in (("generated", (12, 3)), ("all", None)):
+        vote, other = recipe.main(recipe.Config(setup, decode, Beside(equal=equal)))  # type: ignore[arg-type]
+        printed = capsys.readouterr().out
+        if cost:
+            said = tuple(rung.result.cost_to_use.completion_tokens for rung in (vote, other))
+            assert (vote.name, said) == ("majority of 1", cost)
+        assert ("generated (one vote has more already), budget forcing is" in printed) == (equal == "generated")
+
+
+def test_a_difference_at_equal_tokens_in_words(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is printed is the paired comparison of the two results, the decode above the vote."""
+    recipe = import_module(RECIPES["revise"][0])
+    vote, other = recipe.main(recipe.Config(setup, DECODES["revise"], Beside()))
+    found = compare(vote.result, other.result)
     printed = capsys.readouterr().out
-    assert "one vote has more already" not in printed, "it is cut off at three tokens, as the decode is"
-    recipe.main(recipe.Config(replace(setup, prompt="question"), replace(decode, max_tokens=1), Beside()))
-    assert "(one vote has more already)" not in capsys.readouterr().out
+    assert f"revision is {100 * found.difference.value:+.1f} points from {vote.name}" in printed
+    assert f"; {found.test}, p = {found.p:.2g})" in printed
+    assert f"{found.only_second} are better with revision and {found.only_first} with the vote" in printed
+
+
+def test_the_vote_s_samples_are_in_the_store_and_drawn_once(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[str, int]] = []
+
+    class Counting(FakeEngine):
+        def sample(self, requests: Any, sampling: Any) -> Any:
+            drawn.extend((request.id, index) for request in requests for index in request.indices)
+            return super().sample(requests, sampling)
+
+    monkeypatch.setattr("workbench.drawing.open_engine", lambda model, config: Counting(model))
+    recipe = import_module(RECIPES["revise"][0])
+    config = recipe.Config(setup, DECODES["revise"], Beside())
+    vote, other = recipe.main(config)
+    plain = [one for one in drawn if ":" not in one[0]]
+    n = int(vote.name.removeprefix("majority of "))
+    assert len(plain) == len(set(plain)), "the first answer is the vote's first sample"
+    assert {index for _, index in plain} >= set(range(n))
+    before = len(drawn)
+    assert [rung.result for rung in recipe.main(config)] == [vote.result, other.result]
+    assert len(drawn) == before
 
 
 def test_tokens_that_count() -> None:

@@ -30,7 +30,7 @@ def segment(words: int, end: str = "</think>") -> str:
     return " ".join(["so"] * (words - 1) + [f"so{end}"])
 
 
-def thinking(lengths: list[int], answer: str = " 7") -> Noting:
+def thinking(lengths: list[int], answer: str = " 7", dies_at: int | None = None) -> Noting:
     """A model that ends its thinking after so many words, then after so many more, …, and then answers."""
 
     def script(request: Request, index: int) -> str:
@@ -39,7 +39,7 @@ def thinking(lengths: list[int], answer: str = " 7") -> Noting:
             return answer
         return segment(lengths[text.count("Wait")])
 
-    return Noting(script)
+    return Noting(script, dies_at=dies_at)
 
 
 def test_the_worked_number_a_budget_of_64_cuts_30_25_20_to_30_25_9(store: Store) -> None:
@@ -141,6 +141,34 @@ def test_a_failed_stage_is_no_answer(store: Store) -> None:
     assert [o.status for o in result.outcomes] == [Status.CORRECT, Status.ERROR, Status.CORRECT]
     assert result.total == 2
     assert any("1 requests failed" in note for note in result.notes)
+
+
+def test_a_failed_thought_is_asked_for_again(store: Store) -> None:
+    def script(request: Request, index: int) -> str:
+        if "Wait" in said(request) and "Question 1" in request.messages[0].content:
+            raise RuntimeError("down")
+        return " 7" if "</think>" in said(request) else segment(3)
+
+    system = System(Model("fake"), PROMPT, BudgetForcing(at_least=6, at_most=9))
+    result = evaluate(system, task(), Noting(script), store)
+    assert [o.status for o in result.outcomes] == [Status.CORRECT, Status.ERROR, Status.CORRECT]
+    again = thinking([3, 3])
+    assert evaluate(system, task(), again, store).total == 3
+    assert len(again.asked) == 2, "the second thought and the answer of the one question"
+
+
+def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    system = System(Model("fake"), PROMPT, BudgetForcing(at_least=64, at_most=64))
+    results = []
+    for name, deaths in [("whole", ()), ("killed", (2, 4, 3))]:
+        with Store(tmp_path / f"{name}.sqlite") as store:
+            for dies_at in deaths:
+                with pytest.raises(KeyboardInterrupt):
+                    evaluate(system, task(), thinking([30, 25, 20], dies_at=dies_at), store)
+            engine = thinking([30, 25, 20])
+            results.append(evaluate(system, task(), engine, store))
+            assert len(engine.asked) == 12 - sum(deaths)
+    assert results[0] == results[1]
 
 
 def test_an_answer_that_is_cut_off_is_truncated(store: Store) -> None:

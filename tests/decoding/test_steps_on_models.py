@@ -11,20 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tiny import CHATML, tiny_tokenizer, tiny_weights
 
 import recipes.beam_search
 from workbench.decodes import Decode
+from workbench.decoding.steps import continued
 from workbench.engines import EngineConfig
 from workbench.engines.hf import HfEngine
+from workbench.engines.reward_head import with_reward_head
+from workbench.engines.scorer import RewardModel
 from workbench.equal_tokens import Beside
 from workbench.harness import evaluate
-from workbench.prompts import load_prompt
+from workbench.identity import short_hash
+from workbench.prompts import load_prompt, render
 from workbench.session import Setup
 from workbench.step_decodes import BeamSearch, BudgetForcing, Revision
 from workbench.store import Store
 from workbench.tasks import load_task
 from workbench.tasks.base import Task
-from workbench.types import Example, Message, Model, Prompt, Result, Shots, Status, System
+from workbench.types import Example, Message, Model, Prompt, Request, Result, Shots, Status, System
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -75,9 +81,6 @@ def test_every_decode_with_every_prompt(tiny_model: Path, tmp_path: Path, prompt
 
 
 def test_what_is_said_so_far_is_what_the_model_reads(tiny_model: Path) -> None:
-    from workbench.decoding.steps import continued
-    from workbench.types import Request
-
     engine = HfEngine(Model(str(tiny_model)), dtype="float32", device="cpu")
     for messages, style in [
         ((Message("user", "1 + 1?"),), "chat"),
@@ -87,6 +90,74 @@ def test_what_is_said_so_far_is_what_the_model_reads(tiny_model: Path) -> None:
         asked = engine.encoder.encode(Request("q", messages, style=style))
         on = engine.encoder.encode(Request("q", continued(messages, " is 2.\n"), style=style))
         assert engine.encoder.decode(on).endswith(engine.encoder.decode(asked) + " is 2.\n")
+
+
+@pytest.fixture(scope="module")
+def reward_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model as `workbench reward_model` leaves it, whose head was drawn and not learned."""
+    folder = tmp_path_factory.mktemp("reward") / "model"
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHATML
+    weights = with_reward_head(tiny_weights(len(tokenizer), seed=1), tokenizer)
+    torch.manual_seed(3)
+    torch.nn.init.normal_(weights.score.weight)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(weights.config.pad_token_id)
+    weights.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_reward_model_s_folder_judges_every_step(
+    tiny_model: Path, reward_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is gone on with, and what is the answer, is what the folder's model likes best."""
+    engine = EngineConfig("hf", device="cpu", dtype="float32")
+    setup = Setup(
+        task_args=("practice=2", "dev=2", "test=4"),
+        model=str(tiny_model),
+        engine=engine,
+        runs=tmp_path / "runs",
+        quiet=True,
+    )
+    decode = BeamSearch(beams=4, keep=2, step_tokens=4, max_tokens=8, scorer=str(reward_folder))
+    config = recipes.beam_search.Config(setup, decode, Beside(equal="generated"))
+    vote, other = recipes.beam_search.main(config)
+    assert "points from majority of" in capsys.readouterr().out
+    scorer = RewardModel(reward_folder, device="cpu")
+
+    def best(request: Request, texts: list[str], n: int) -> list[str]:
+        told = dict(pair for batch in scorer.rewards([(request, text) for text in texts]) for pair in batch)
+        return sorted(texts, key=lambda text: -(told[texts.index(text)].logprob or 0.0))[:n]
+
+    read = 0
+    with Store(tmp_path / "runs" / "completions.sqlite") as store:
+        rows = [row for n, key, _ in list(store.streams()) if key.get("how") != "reward" for row in store.rows(n)]
+        judged = [c for n, key, _ in list(store.streams()) if key.get("how") == "reward" for _, c in store.rows(n)]
+    stages = {c.prompt_tokens for c in judged}
+    for outcome, example in zip(other.result.outcomes, task().test, strict=True):
+        messages = render(load_prompt("arithmetic"), example)
+        request = Request(example.id, messages)
+        first = list(dict.fromkeys(c.text for id, c in rows if id.startswith(f"{example.id}:step-0")))
+        assert len(first) == 4
+        kept = [text.rstrip(" ") for text in best(request, first, 2)]
+        names = {f"{example.id}:step-1:{short_hash([continued(messages, text), 4])}" for text in kept}
+        assert {id for id, _ in rows if id.startswith(f"{example.id}:step-1")} == names
+        last = [
+            text + c.text
+            for text in kept
+            for id, c in rows
+            if id == f"{example.id}:step-1:{short_hash([continued(messages, text), 4])}"
+        ]
+        assert outcome.text == best(request, last, 1)[0]
+        read += len(first) + len(last)
+    assert len(judged) == read, "every answer so far, once"
+    assert max(c.completion_tokens for c in judged) > 4 and len(stages) > 1
+    use = other.result.cost_to_use
+    own = sum(c.completion_tokens for id, c in rows if ":step-" in id) / 4
+    assert use.completion_tokens == own
+    assert use.prompt_tokens > sum(c.completion_tokens for c in judged) / 4
+    assert use.flops is not None and vote.result.cost_to_use.flops is not None
+    assert recipes.beam_search.main(config)[1].result == other.result
 
 
 FLAGS = [
