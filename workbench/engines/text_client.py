@@ -152,7 +152,8 @@ class TextPrompts:
 
     def _goes_on(self, request: Request) -> bool:
         """Whether the model goes on with an answer that is begun, and the server can be told so by its tokens."""
-        return request.style == "chat" and request.messages[-1].role == "assistant" and self._is_vllm()
+        begun = len(request.messages) > 1 and request.messages[-1].role == "assistant"
+        return request.style == "chat" and begun and self._is_vllm()
 
     async def _prompt(self, client: httpx.AsyncClient, request: Request) -> list[int]:
         """The prompt's tokens; those of a begun answer stand behind what the template puts before any answer.
