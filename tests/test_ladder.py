@@ -146,6 +146,12 @@ def test_the_adapter_of_the_rung_lora_steers_the_model(setup: Setup, tiny_model:
     assert [rung.result for rung in again] == [rung.result for rung in found]
 
 
+def test_the_split_that_alpha_is_chosen_on_is_not_measured(setup: Setup, asked: list[int]) -> None:
+    with pytest.raises(UserError, match="leave --split dev out"):
+        climbed(replace(setup, split="dev"), "zero-shot", "proxy-tuning")
+    assert asked == [], "before anything is done"
+
+
 def test_every_way_of_tuning_is_there() -> None:
     assert set(get_args(Tuned)) == TUNING.keys() | DRAWING.keys()
     assert not TUNING.keys() & DRAWING.keys()

@@ -14,18 +14,24 @@ import workbench.harness
 from recipes import evaluate, lora, quantize, zero_shot
 from recipes.proxy_tuning import Config, main
 from workbench import steering
-from workbench.engines import EngineConfig
+from workbench.decodes import BestOfN, EarlyMajority, Majority, WeightedVote
+from workbench.engines import EngineConfig, open_engine
 from workbench.errors import UserError
+from workbench.harness import evaluate as evaluate_
 from workbench.methods.lora import Config as LoraConfig
 from workbench.methods.proxy_tuning import Config as ProxyConfig
-from workbench.methods.proxy_tuning import named_model, parts
-from workbench.proxy import Proxy
+from workbench.methods.proxy_tuning import made_by, named_model, parts, shown
+from workbench.prompts import load_prompt
+from workbench.proxy import Proxy, steer
 from workbench.run_folder import RunFolder
 from workbench.session import Setup
 from workbench.stats.gap import share_of_gap
 from workbench.steering import Config as SteeringConfig
+from workbench.step_decodes import BeamSearch, BudgetForcing, Revision
+from workbench.store import Store
+from workbench.tasks import load_task
 from workbench.training.config import Training
-from workbench.types import Interval, Model
+from workbench.types import Interval, Model, System
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,7 +84,7 @@ def test_a_run_steers_by_the_adapter_that_another_made(
     assert model.expert.adapter == str(adapter.resolve())
     assert model.steered == model.antiexpert == Model(setup.model)
     assert run.read_result() == result
-    assert {"base", "expert", "proxy-tuning"} <= told["test"].keys()
+    assert {"base", "expert", "proxy-tuning"} == told["measured"].keys()
     for words in ("base", "expert", "proxy-tuning", "on dev", "chosen", "Holm", "Tokens a second", "2 passes"):
         assert words in out
     assert "is not written beside it" not in out, "the expert's run tells its cost"
@@ -91,11 +97,15 @@ def test_a_run_steers_by_the_adapter_that_another_made(
     assert told["speed"]["questions"] == 2
     assert len(told["speed"]["ratios"]) == steering.ROUNDS
 
+    assert told["speed"]["base_tokens"] > 0
+    assert told["speed"]["steered_tokens"] > 0
+
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("what is done is not done again")
 
-    monkeypatch.setattr("workbench.engines.hf.HfEngine._decode", never)
+    monkeypatch.setattr("workbench.engines.hf.HfEngine.__init__", never)
     assert main(config(setup, adapter)) == result
+    assert out.split("system ")[0] in capsys.readouterr().out, "it tells the same, and loads nothing"
 
 
 def test_with_alpha_1_its_outcomes_are_the_experts(setup: Setup, adapter: Path) -> None:
@@ -138,7 +148,9 @@ def test_the_gap_is_to_the_expert_or_to_the_tuned_base(
     main(config(setup, adapter, "gap-tuned", tuned=str(adapter), **settings))
     out = capsys.readouterr().out
     assert "between the base and the tuned base" in out
-    assert RunFolder(setup.runs / "gap-tuned").read_result("rung-tuned") is not None
+    tuned = RunFolder(setup.runs / "gap-tuned").read_result("rung-tuned")
+    assert tuned is not None
+    assert tuned.cost_to_make.tokens > 0, "its run tells what it cost"
     monkeypatch.setattr(steering, "share_of_gap", share_of_gap)
     main(config(setup, adapter, "no-gap", **settings))
     assert "no gap to close" in capsys.readouterr().out  # two untrained models
@@ -153,6 +165,94 @@ def test_labels_are_scored_under_the_steered_model(setup: Setup, adapter: Path, 
     assert result.total == 4
     told = json.loads((setup.runs / "labels" / "proxy_tuning.json").read_text())
     assert told["speed"]["base"] > 0
+    base = RunFolder(setup.runs / "labels").read_result("dev-base")
+    assert base is not None
+    use = base.cost_to_use  # a prompt counts once for all of its labels there
+    assert 0.5 < told["speed"]["base_tokens"] / (use.prompt_tokens + use.completion_tokens) < 1.5
+
+
+def test_dev_questions_that_no_strength_can_be_asked_are_left_out(
+    setup: Setup, adapter: Path, tmp_path: Path
+) -> None:
+    rows = "".join(f"ticket {i} about {w}{' very' * (1 if i % 4 else 300)},{w}\n" for i in range(30) for w in "rg")
+    (tmp_path / "long.csv").write_text("text,team\n" + rows)
+    args = (f"path={tmp_path / 'long.csv'}", "input=text", "target=team", "grader=label")
+    long = replace(setup, task="file", task_args=args)
+    result = main(config(long, adapter, "long", alphas=(1.0, 2.0), speed_questions=0))
+    tried = [RunFolder(setup.runs / "long").read_result(f"alpha-{alpha}") for alpha in (1, 2)]
+    answered = [{o.id for o in one.outcomes if o.score is not None} for one in tried if one is not None]
+    assert answered[0] == answered[1] != set()
+    assert len(answered[0]) < len(tried[0].outcomes)  # type: ignore[union-attr]
+    assert result.total < len(result.outcomes)
+
+
+def test_a_sweep_that_was_broken_off_goes_on(setup: Setup, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate, asked = workbench.harness.evaluate, []
+
+    def broken(system: Any, *args: Any, **named: Any) -> Any:
+        if named["split"] == "dev":
+            asked.append(system.model.alpha)
+            if len(asked) == 2:
+                raise KeyboardInterrupt
+        return evaluate(system, *args, **named)
+
+    monkeypatch.setattr(workbench.harness, "evaluate", broken)
+    broken_off = config(setup, adapter, "broken", alphas=(0.5, 1.0), speed_questions=0)
+    with pytest.raises(KeyboardInterrupt):
+        main(broken_off)
+    assert not (setup.runs / "broken" / "alphas.json").exists()
+    result = main(broken_off)
+    assert asked == [0.5, 1.0, 1.0]
+    whole = main(config(setup, adapter, "whole-sweep", alphas=(0.5, 1.0), speed_questions=0))
+    assert result.outcomes == whole.outcomes
+    assert result.cost_to_make.tokens == whole.cost_to_make.tokens, "what was done before the break counts too"
+
+
+def test_strengths_that_differ_late_are_two(setup: Setup, adapter: Path) -> None:
+    assert [shown(alpha) for alpha in (1, 0.5, -2.0, 1e-5)] == ["1", "0.5", "-2", "1e-05"]
+    main(config(setup, adapter, "near", alphas=(1.0000001, 1.0000002), speed_questions=0))
+    run = RunFolder(setup.runs / "near")
+    near = [run.read_result(f"alpha-{alpha}") for alpha in (1.0000001, 1.0000002)]
+    assert len({one.system for one in near if one is not None}) == 2
+
+
+def test_one_strength_may_be_measured_on_dev(
+    setup: Setup, adapter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(config(replace(setup, split="dev"), adapter, "on-dev", alphas=(1.0,), speed_questions=0))
+    assert "other questions" not in capsys.readouterr().out
+    told = json.loads((setup.runs / "on-dev" / "proxy_tuning.json").read_text())
+    assert (told["split"], set(told["dev"])) == ("dev", {"base", "expert", "α = 1"})
+
+
+@pytest.mark.parametrize(
+    "decode",
+    [
+        Majority(n=3, max_tokens=8),
+        EarlyMajority(n=6, max_tokens=8),
+        BestOfN(n=2, scorer="self-certainty", max_tokens=8),
+        WeightedVote(n=2, max_tokens=8),
+        BeamSearch(beams=2, keep=1, step_tokens=4, max_tokens=8),
+        Revision(rounds=1, critique_tokens=4, max_tokens=8),
+        BudgetForcing(at_least=4, at_most=6, waits=1, max_tokens=4),
+    ],
+    ids=lambda decode: type(decode).__name__,
+)
+def test_every_decode_composes_with_it(setup: Setup, adapter: Path, tmp_path: Path, decode: Any) -> None:
+    task, base = load_task("arithmetic", {"practice": "8", "dev": "3", "test": "8"}), Model(setup.model)
+    expert = replace(base, adapter=str(adapter))
+    uses, stored = [], []
+    for i, model in enumerate((expert, steer(base, expert, base, 1.0))):
+        system, engine = System(model, load_prompt(task.prompt), decode), open_engine(model, setup.engine)
+        with Store(tmp_path / f"{i}.sqlite") as store:
+            uses.append(evaluate_(system, task, engine, store, split="dev").cost_to_use)
+            rows = [row for number, _, _ in store.streams() for row in store.rows(number)]
+            stored.append(sorted((id, c.index, c.text, c.completion_tokens) for id, c in rows))
+    assert stored[0] == stored[1] != []
+    assert uses[0].prompt_tokens == uses[1].prompt_tokens
+    assert uses[0].completion_tokens == uses[1].completion_tokens
+    assert uses[0].flops is not None
+    assert 1.8 * uses[0].flops < (uses[1].flops or 0.0) < 2 * uses[0].flops, "the base has no adapter"
 
 
 # --- who steers -------------------------------------------------------------------------------------
@@ -164,6 +264,8 @@ def test_the_antiexpert_is_what_the_expert_was_tuned_from(setup: Setup, adapter:
     assert (expert, anti) == (replace(base, adapter=str(adapter)), base)
     assert cost is not None
     assert cost.tokens > 0
+    assert made_by(str(adapter)) == cost
+    assert made_by(setup.model) is None
     # An adapter that has left its run is taken to be the setup's model's; its base.json tells whether it is.
     alone = Path(shutil.copytree(adapter, tmp_path / "alone"))
     assert parts(str(alone), None, base) == (replace(base, adapter=str(alone)), base, None)

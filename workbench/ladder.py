@@ -73,11 +73,13 @@ def climb(session: Session, config: Config) -> list[Rung]:
         config: rungs and methods.
 
     Raises:
-        UserError: a rung's method cannot work here.
+        UserError: a rung's method cannot work here, or would be measured on what its setting was chosen on.
     """
     check_single("a ladder")
     probe = open_probe(config.forgetting, session.task)
     names = config.rungs or DEFAULTS.get(session.task.name, DEFAULT)
+    if any(RUNGS[name].steered for name in names):
+        config.proxy_tuning.check_split(session.setup.split)
     print(estimate(session, names, config), flush=True)
     if config.estimate_only:
         return []

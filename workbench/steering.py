@@ -66,7 +66,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second, the median of the rounds, the ratio steered : base of each round's pair, and tokens an answer.
+    """Tokens a second, the median of the rounds; the ratio steered : base of each round's pair; tokens a question.
 
     Where answers are short, much of the time goes to the prompts.
     """
@@ -97,14 +97,17 @@ def steer_and_measure(session: Session, config: Config) -> Result:
     assert isinstance(steered.model, Proxy)
     anti_made = made_by(config.antiexpert) if config.antiexpert is not None else None
     costs = [cost_of(run), *filter(None, (anti_made, made))]  # the parameters are those of the last
-    systems = {"base": base, "expert": replace(base, model=expert)}
-    dev = {name: _on_dev(session, name, system, config.proxy) for name, system in systems.items()}
-    made_for = {"expert": made, "proxy-tuning": together(costs)}
+    systems, made_for = {"base": base, "expert": replace(base, model=expert)}, {"expert": made}
     if config.tuned is not None:
         systems["tuned"] = replace(base, model=named_model("tuned", config.tuned, base.model))
         made_for["tuned"] = made_by(config.tuned)
-    systems["proxy-tuning"] = steered
-    results = {name: _on_split(session, name, system, made_for.get(name)) for name, system in systems.items()}
+    systems["proxy-tuning"], made_for["proxy-tuning"] = steered, together(costs)
+    dev: dict[str, Result] = {}
+    results: dict[str, Result] = {}
+    for name, system in systems.items():  # one engine after the other
+        if name in ("base", "expert"):
+            dev[name] = _on_dev(session, name, system, config.proxy)
+        results[name] = _on_split(session, name, system, made_for.get(name))
     gap = _gap(results)
     speed, memory = _speed(session, base, steered, config.speed_questions), _memory(session, steered)
     tried = {float(a): _read(session, f"alpha-{shown(a)}") for a in dict.fromkeys(config.proxy.alphas)}
@@ -113,9 +116,9 @@ def steer_and_measure(session: Session, config: Config) -> Result:
     rungs = [Rung(name, result, one_sample(result)) for name, result in results.items()]
     looks = session.store.looks(session.task.hash, session.setup.split)
     remarks = [_gap_line(gap, config.tuned is not None), *_speed_lines(speed), memory]
-    unknown = " and ".join(name for name, cost in made_for.items() if cost is None)
-    if unknown:
-        remarks.append(f"What making the {unknown} cost is not written beside it, and is left out.")
+    for name in (name for name, cost in made_for.items() if cost is None):
+        one = "tuned base" if name == "tuned" else name
+        remarks.append(f"What the {one} cost to make is not written beside it, and is left out.")
     print("\n".join(told) + table(rungs, looks) + "\n".join(remarks))
     _draw(dev, tried, steered.model.alpha, run.path / PICTURE)
     title = f"{session.task.name}: a model steered by another's tuning"
@@ -134,7 +137,8 @@ def steer_and_measure(session: Session, config: Config) -> Result:
         {
             "alpha": steered.model.alpha,
             "dev": {name: to_json(one.score) for name, one in {**dev, **scores}.items()},
-            session.setup.split: {name: to_json(one.score) for name, one in results.items()},
+            "split": session.setup.split,
+            "measured": {name: to_json(one.score) for name, one in results.items()},
             "gap_closed": to_json(gap),
             "speed": None if speed is None else asdict(speed),
         },
@@ -193,7 +197,7 @@ def _speed(session: Session, base: System, steered: System, questions: int) -> S
     """Both drawn in turns on the first dev questions, nothing taken from the store."""
     if not questions:
         return None
-    file = session.run.path / "speed.json"
+    file = session.run.path / "timing.json"
     if file.exists():
         told = read_json(file)
         return Speed(**{**told, "ratios": tuple(told["ratios"])})
@@ -282,8 +286,8 @@ def _speed_lines(speed: Speed | None) -> list[str]:
     low, high = min(speed.ratios), max(speed.ratios)
     return [
         f"Tokens a second, in turns on {speed.questions} dev questions: {speed.steered:,.0f} steered, "
-        f"{speed.base:,.0f} the base alone; {median(speed.ratios):.2f}× ({ROUNDS} rounds: {low:.2f} – {high:.2f}). "
-        f"A question has {speed.steered_tokens:,.0f} of them steered, {speed.base_tokens:,.0f} from the base alone."
+        f"{speed.base:,.0f} the base alone; {median(speed.ratios):.2f}× ({ROUNDS} rounds: {low:.2f} – "
+        f"{high:.2f}). A question takes {speed.steered_tokens:,.0f} and {speed.base_tokens:,.0f} of them."
     ]
 
 

@@ -1,5 +1,6 @@
 """Proxy tuning: the sum of logits, the expert token for token, weights that are shared, and what is refused."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,13 +14,16 @@ from hypothesis import strategies as st
 from soft_adapter import save_adapter as save_soft
 from tiny import CHATML, tiny_tokenizer, tiny_weights
 
+from workbench.adapters import save_adapter
 from workbench.cost import ModelShape, inference_flops, kv_cache_bytes, together
 from workbench.decodes import Greedy, Sampling
 from workbench.engines import EngineConfig, open_engine
 from workbench.engines.hf import HfEngine
-from workbench.engines.proxy import ProxyEngine, shared_rows, shares_of, summed
+from workbench.engines.proxy import ProxyEngine, _can_share, shared_rows, shares_of, summed
 from workbench.engines.sampler import draw
 from workbench.errors import UserError
+from workbench.models import load_base
+from workbench.own_kinds import add_bottlenecks, own_parameters
 from workbench.proxy import Proxy, steer
 from workbench.types import Completion, Finish, Message, Model, Request
 
@@ -61,18 +65,17 @@ def lora(tmp_path: Path) -> Callable[..., Model]:
     """Makes an adapter of rank 4 with random weights on a model."""
     from peft import LoraConfig, get_peft_model
 
-    from workbench.adapters import save_adapter
-    from workbench.models import load_base
-
     def made(model: Model, seed: int = 1, **more: Any) -> Model:
         torch.manual_seed(seed)
         settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **more}
         adapted = get_peft_model(load_base(model, "float32", "cpu"), LoraConfig(**settings))
         for name, weight in adapted.named_parameters():
-            if "lora_B" in name:
-                weight.data.normal_(0, 0.2)
+            if "lora_B" in name or ".modules_to_save." in name:
+                weight.data.add_(torch.randn_like(weight), alpha=0.2)
         folder = tmp_path / f"lora-{seed}"
         save_adapter(adapted, model, folder)
+        if more:  # as PEFT alone leaves it: what these settings change in the base would tell of another one
+            (folder / "base.json").unlink()
         return replace(model, adapter=str(folder))
 
     return made
@@ -161,6 +164,88 @@ def test_a_lora_on_the_same_weights_is_the_lora_token_for_token(
     assert engine.passes == 2
     alone = opened(expert)
     assert engine.parameters_held == sum(weight.numel() for weight in alone.weights.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "shared"),
+    [
+        ({"use_dora": True}, True),
+        ({"use_rslora": True, "init_lora_weights": "gaussian"}, True),
+        ({"modules_to_save": ["norm"]}, True),
+        ({"init_lora_weights": "pissa"}, False),  # loading it takes a part of the base's weights away
+        ({"init_lora_weights": "olora"}, False),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_an_adapter_that_changes_the_base_has_weights_of_its_own(
+    models: Make, lora: Make, settings: dict[str, Any], shared: bool
+) -> None:
+    base = models(0)
+    expert = lora(base, **settings)
+    alone = opened(expert)
+    engine = opened(steer(base, expert, base, 1.0))
+    assert drawn(engine, WARM) == drawn(alone, WARM)
+    assert drawn(engine, WARM) != drawn(opened(base), WARM)
+    same(drawn(engine.at(0.0), WARM), drawn(opened(base), WARM))
+    held = sum(weight.numel() for weight in alone.weights.parameters())
+    assert (engine.parameters_held == held) == shared
+
+
+@pytest.mark.parametrize(
+    ("config", "shared"),
+    [
+        ({}, True),
+        ({"init_lora_weights": False}, True),
+        ({"bias": "lora_only"}, False),
+        ({"init_lora_weights": "pissa_niter_4"}, False),
+        ({"init_lora_weights": "loftq"}, False),
+        ({"layer_replication": [[0, 2], [0, 2]]}, False),
+        ({"kasa_config": {"beta": 1e-4}}, False),
+        ({"peft_type": "IA3"}, False),
+    ],
+)
+def test_only_what_can_be_switched_off_is_shared(tmp_path: Path, config: dict[str, Any], shared: bool) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **config}))
+    (tmp_path / "adapter_model.safetensors").touch()
+    assert _can_share(Model("base", adapter=str(tmp_path))) == shared
+    assert not _can_share(Model("base"))
+
+
+@pytest.mark.parametrize("alpha", [-0.5, 0.7, 2.0])
+def test_scores_are_the_sum_wherever_the_adapters_sit(models: Make, lora: Make, alpha: float) -> None:
+    """Every way of sharing weights, against each part alone."""
+    base, small = models(0), models(1)
+    one, two, houlsby = lora(base, 1), lora(base, 2), _with_bottlenecks(base)
+    text = " It is positive."
+    for parts in (
+        (one, two, base),
+        (base, one, two),
+        (two, small, one),
+        (base, houlsby, base),
+        (houlsby, one, base),
+    ):
+        engine = opened(steer(*parts, alpha))
+        for _ in range(2):  # the second time the switches stand where the first left them
+            [[(_, found)]] = engine.logprobs(REQUESTS[1:2], [[text]])
+        prompt, own, _ = engine.encoder.encode_pair(REQUESTS[1], text)
+        ids, total = list(prompt), 0.0
+        alone = [opened(part).weights for part in parts]
+        for token in own:
+            b, e, a = (_alone(weights, ids) for weights in alone)
+            total += float((b + alpha * (e - a)).log_softmax(-1)[token])
+            ids.append(token)
+        assert found.logprob == pytest.approx(total, abs=2e-3)
+
+
+def _with_bottlenecks(model: Model) -> Model:
+    weights = load_base(model, "float32", "cpu")
+    add_bottlenecks(weights, 4)
+    torch.manual_seed(5)
+    for weight in own_parameters(weights).values():
+        weight.data.normal_(std=0.3)
+    folder = Path(model.base).parent / f"{Path(model.base).name}-bottlenecks"
+    save_adapter(weights, model, folder)
+    return replace(model, adapter=str(folder))
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "sampled"])
@@ -283,9 +368,20 @@ def test_a_base_without_a_chat_template_reads_the_experts(models: Make) -> None:
         opened(steer(base, base, base, 1.0)).encoder.encode(request)
 
 
-def test_the_context_is_the_shortest(models: Make) -> None:
-    import json
+def test_a_chat_template_with_tokens_that_the_base_has_not_is_left_alone(models: Make) -> None:
+    """Its prompts would hold ids that the base has no embedding for."""
+    base, expert = models(0, chat=False), models(1, tokens=["<|turn|>"])
+    config = Path(expert.base) / "chat_template.jinja"
+    config.write_text("<|turn|>{{ messages[0]['content'] }}<|turn|>")
+    request = Request("x", (Message("user", "What is 2 + 3?"),))
+    assert max(opened(expert).encoder.encode(request)) >= opened(base).weights.config.vocab_size
+    engine = opened(steer(base, expert, base, 1.0))
+    with pytest.raises(UserError, match="no chat template"):
+        list(engine.sample([request], GREEDY))
+    drawn(engine, GREEDY)  # plain text it goes on with
 
+
+def test_the_context_is_the_shortest(models: Make) -> None:
     short = models(1)
     config = Path(short.base) / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 64}))
@@ -364,6 +460,14 @@ def test_another_vocabulary_is_refused_by_its_first_difference(models: Make) -> 
 
 
 # --- what is refused --------------------------------------------------------------------------------
+
+
+def test_a_model_that_cannot_be_read_is_named(models: Make) -> None:
+    expert = models(1)
+    config = Path(expert.base) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "nonsense"}))
+    with pytest.raises(UserError, match=f"{expert.base}' cannot be loaded"):
+        opened(steer(models(0), expert, models(0), 1.0))
 
 
 def test_soft_prompts_and_heads_are_refused_by_name(models: Make, tmp_path: Path) -> None:
