@@ -3,11 +3,10 @@
 from dataclasses import dataclass, field
 
 from workbench.command import Flat, run_script
-from workbench.forgetting import Forgetting
+from workbench.forgetting_flags import Forgetting
 from workbench.methods.lora import Config as LoraConfig
 from workbench.methods.lora import adapt
 from workbench.session import Session, Setup
-from workbench.tuning import tune_and_measure
 from workbench.types import Result
 
 
@@ -22,6 +21,8 @@ class Config:
 
 def main(config: Config) -> Result:
     """Tune, measure, and add the result to the model card."""
+    from workbench.tuning import tune_and_measure  # numpy would slow --help down
+
     with Session("lora", config.setup, config) as session:
         return tune_and_measure(session, adapt, {"lora": config.lora}, config.forgetting)
 

@@ -6,10 +6,9 @@ With several --lengths each is learned, and the one that does best on dev is mea
 from dataclasses import dataclass, field
 
 from workbench.command import Flat, run_script
-from workbench.forgetting import Forgetting
+from workbench.forgetting_flags import Forgetting
 from workbench.methods.soft_prompt import PrefixTuning, adapt, by_length
 from workbench.session import Session, Setup
-from workbench.tuning import tune_and_measure
 from workbench.types import Result
 
 
@@ -29,6 +28,8 @@ class Config:
 
 def main(config: Config) -> Result:
     """Learn, measure, and add the result to the model card."""
+    from workbench.tuning import tune_and_measure  # numpy would slow --help down
+
     variants = by_length(config.prefix_tuning, config.lengths)
     with Session("prefix_tuning", config.setup, config) as session:
         return tune_and_measure(session, adapt, variants, config.forgetting)

@@ -50,7 +50,7 @@ FLOORS = (
     ),
     (
         "workbench/decoding/", "workbench/training/", "workbench/serving/", "workbench/compare.py",
-        "workbench/exemplars.py", "workbench/model_flags.py",
+        "workbench/exemplars.py", "workbench/model_flags.py", "workbench/forgetting_flags.py",
     ),
     ("workbench/engines/", "workbench/runs.py", "workbench/export.py", "workbench/doctor.py"),
     ("workbench/merging.py",),
@@ -80,6 +80,7 @@ HEAVY = (
     "torch", "transformers", "trl", "peft", "datasets", "vllm", "gradio", "scipy", "matplotlib", "pandas",
     "pyarrow", "pynvml", "sentence_transformers", "bitsandbytes", "accelerate",
 )  # fmt: skip
+TUNING = ("adapters", "bitfit", "head", "lora", "prefix_tuning", "prompt_tuning", "qlora", "sft")
 
 
 def source_files() -> dict[str, str]:
@@ -162,12 +163,16 @@ def test_the_floors_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "modules",
-    [[name for name in FILES if name.startswith("recipes")], ["workbench.stats", "workbench.cost"]],
-    ids=["recipes", "statistics and cost"],
+    ("modules", "heavy"),
+    [
+        ([name for name in FILES if name.startswith("recipes")], HEAVY),
+        (["workbench.stats", "workbench.cost"], HEAVY),
+        ([f"recipes.{name}" for name in TUNING], (*HEAVY, "numpy")),
+    ],
+    ids=["recipes", "statistics and cost", "numpy in recipes that tune"],
 )
-def test_importing_loads_nothing_heavy(modules: list[str]) -> None:
-    code = f"import sys, {', '.join(modules)}; print(*sorted({set(HEAVY)} & sys.modules.keys()))"
+def test_importing_loads_nothing_heavy(modules: list[str], heavy: tuple[str, ...]) -> None:
+    code = f"import sys, {', '.join(modules)}; print(*sorted({set(heavy)} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [], "import heavy libraries inside the functions that need them"

@@ -1,5 +1,6 @@
 """Costs: the papers' own numbers, sums against loops, and both sources of energy."""
 
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -152,6 +153,14 @@ def test_peak_memory_without_a_gpu_is_the_resident_set(clock):
     with EnergyMeter() as meter:
         held = bytearray(b"x") * 30_000_000
     assert len(held) < meter.peak_memory_bytes < 10**11
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="others do not tell it")
+def test_peak_memory_is_not_that_of_the_process_that_started_this_one():
+    held = bytearray(b"x") * 300_000_000
+    code = "from workbench.cost import peak_memory_bytes; print(peak_memory_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < len(held) / 2
 
 
 def test_peak_memory_on_gpus_is_torchs_own_and_starts_anew(monkeypatch, clock):

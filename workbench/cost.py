@@ -5,11 +5,13 @@ softmax and rotary embeddings: a few per cent of what a small model does.
 """
 
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Self
 
 from workbench.errors import check_range
@@ -237,7 +239,12 @@ def peak_memory_bytes() -> int:
     cuda = _cuda_in_use()
     if cuda is not None:
         return sum(int(cuda.max_memory_allocated(device)) for device in range(cuda.device_count()))
+    # Not ru_maxrss where it can be helped: Linux has a process begin with its parent's.
+    if (status := Path("/proc/self/status")).is_file():
+        told = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
+        if told is not None:
+            return int(told[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, others KiB

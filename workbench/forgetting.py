@@ -14,8 +14,9 @@ from pathlib import Path
 from workbench.compare import compare
 from workbench.decodes import Greedy, LabelLikelihood
 from workbench.engines.base import Engine
-from workbench.errors import UserError, check_range
+from workbench.errors import UserError
 from workbench.files import read_json, write_json
+from workbench.forgetting_flags import Forgetting
 from workbench.harness import Progress, evaluate
 from workbench.identity import from_json, model_identity, short_hash, to_json
 from workbench.models import check_adapter
@@ -28,35 +29,6 @@ from workbench.store import Store
 from workbench.tasks import load_task
 from workbench.tasks.base import Task
 from workbench.types import Completion, Interval, Message, Model, Request, Result, System
-
-
-@dataclass(frozen=True)
-class Forgetting:
-    """Whether forgetting is measured, and on what.
-
-    Attributes:
-        forgetting: measure what tuning made the model forget: its loss on general text before and after.
-        forgetting_text: a file of paragraphs, parted by blank lines, in place of the project's own text.
-        forgetting_tasks: tasks whose accuracy is measured before and after too, on their dev splits: names with
-            their settings behind commas, as phrasebank,path=DIR, or .yaml files.
-        forgetting_questions: how many questions of each of those tasks, at most.
-
-    Raises:
-        UserError: a text or tasks are named, and forgetting is not asked for.
-    """
-
-    forgetting: bool = False
-    forgetting_text: Path | None = None
-    forgetting_tasks: tuple[str, ...] = ()
-    forgetting_questions: int = 100
-
-    def __post_init__(self) -> None:
-        check_range("forgetting_questions", self.forgetting_questions, 1, 10**9)
-        if not self.forgetting and (self.forgetting_text or self.forgetting_tasks):
-            raise UserError(
-                "forgetting_text and forgetting_tasks say how forgetting is measured: add --forgetting."
-            )
-
 
 # --- the loss on a text -----------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from workbench.command import Flat
 from workbench.decodes import LONGEST, BestOfN, EarlyMajority, Majority, Sample, WeightedVote
 from workbench.errors import unknown_name
-from workbench.forgetting import Forgetting
+from workbench.forgetting_flags import Forgetting
 from workbench.methods.adapters import Houlsby
 from workbench.methods.dpo import Config as DpoConfig
 from workbench.methods.few_shot import Config as FewShotConfig

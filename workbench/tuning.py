@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 from workbench.errors import UserError
 from workbench.files import write_json
-from workbench.forgetting import Abilities, Forgetting, Probe, abilities, changes, open_probe, without_head
+from workbench.forgetting import Abilities, Probe, abilities, changes, open_probe, without_head
+from workbench.forgetting_flags import Forgetting
 from workbench.harness import evaluate
 from workbench.identity import to_json
 from workbench.launch import check_single

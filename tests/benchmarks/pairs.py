@@ -27,25 +27,26 @@ TOLERANCE = {"float32": 2e-3, "bfloat16": 0.03}  # of a loss
 
 def short(quick: bool = False) -> list[Row]:
     """Arithmetic: a shared prompt, two short answers."""
-    updates = 4 if quick else 8
-    return [_row("arithmetic", "arithmetic answers", p, updates, 2.0) for p in TOLERANCE]
+    return _rows("arithmetic", "arithmetic answers", 4 if quick else 8, 2.0)
 
 
 def long(quick: bool = False) -> list[Row]:
     """GSM8K: worked solutions, each against that of another question."""
-    return [_row("gsm8k", "GSM8K solutions", p, 2 if quick else 4, 1.5) for p in TOLERANCE]
+    return _rows("gsm8k", "GSM8K solutions", 2 if quick else 4, 1.5)
 
 
-def _row(name: str, what: str, precision: str, updates: int, floor: float) -> Row:
-    found = against_trl("pairs", name, precision, updates, "losses")
-    return found.row(
-        what=f"DPO, {what}, {updates} updates of {BATCH} pairs, {precision}",
-        baseline=f"TRL `DPOTrainer`: {BATCH / found.theirs:.2f} pairs/s",
-        workbench=f"{BATCH / found.ours:.2f} pairs/s, reference included",
-        checked=f"losses of the {updates} updates",
-        floor=floor,
-        tolerance=TOLERANCE[precision],
-    )
+def _rows(name: str, what: str, updates: int, floor: float) -> list[Row]:
+    return [
+        found.row(
+            what=f"DPO, {what}, {updates} updates of {BATCH} pairs, {precision}",
+            baseline=f"TRL `DPOTrainer`: {BATCH / found.theirs:.2f} pairs/s",
+            workbench=f"{BATCH / found.ours:.2f} pairs/s, reference included",
+            checked=f"losses of the {updates} updates",
+            floor=floor,
+            tolerance=TOLERANCE[precision],
+        )
+        for precision, found in against_trl("pairs", name, updates, "losses").items()
+    ]
 
 
 # --- one side, in its own process -------------------------------------------------------------------
@@ -62,7 +63,7 @@ def _pairs(name: str, count: int) -> list[Pair]:
     return found
 
 
-def _rows(pairs: list[Pair]) -> Any:
+def _encoded(pairs: list[Pair]) -> Any:
     from workbench.engines.encode import Encoder
     from workbench.preferring.pair_rows import rows_of_pairs
 
@@ -86,7 +87,7 @@ def _workbench(pairs: list[Pair], precision: str, folder: Path) -> dict[str, Any
     training = Training(learning_rate=RATE, batch_size=BATCH, precision=precision, save_every=10**6)
     objective = PairLoss(weights, load_tokenizer(Model(EMBEDDED)), "sigmoid", BETA, 0.0)
     with Run.open(folder, "bench", {}) as run:
-        items = with_reference(_rows(pairs), objective, run, "bench", precision, quiet=True)
+        items = with_reference(_encoded(pairs), objective, run, "bench", precision, quiet=True)
         fit(weights, InOrder(items, BATCH), training, run, quiet=True, objective=objective)
     lines = [line for line in run.metrics() if "loss" in line]
     [before] = [line["seconds"] for line in run.metrics() if line.get("event") == "reference"]
@@ -109,7 +110,7 @@ def _trl(pairs: list[Pair], precision: str, folder: Path) -> dict[str, Any]:
             return dataset
 
     rows = []
-    for group in _rows(pairs):
+    for group in _encoded(pairs):
         chosen, rejected = group.rows
         start = chosen.learned[0]
         rows.append(

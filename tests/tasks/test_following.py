@@ -14,7 +14,8 @@ import recipes.ladder
 import recipes.zero_shot
 from workbench.engines import EngineConfig
 from workbench.errors import UserError
-from workbench.forgetting import Forgetting, open_probe
+from workbench.forgetting import open_probe
+from workbench.forgetting_flags import Forgetting
 from workbench.prompts import load_prompt, prompts_of, render, render_answer
 from workbench.rungs import Config as LadderConfig
 from workbench.session import Setup

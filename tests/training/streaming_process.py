@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from workbench.cost import peak_memory_bytes
 from workbench.engines.encode import Encoder
 from workbench.models import load_tokenizer
 from workbench.training.config import Data, Training
@@ -26,7 +27,7 @@ if __name__ == "__main__":
     if limit:
         allowed = psutil.Process().memory_info().vms + int(limit[0]) * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory_bytes()
     first_epoch = takewhile(lambda batch: batch[1] < 1 << 40, batches)
     count += sum(len(batch) for batch, _ in first_epoch)
     if len(sys.argv) > 3:
@@ -34,4 +35,4 @@ if __name__ == "__main__":
             Path(file).read_bytes()
         except MemoryError:
             print("the whole file does not fit")
-    print(count, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+    print(count, peak_memory_bytes() - before)
