@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from tiny import CHATML, tiny_tokenizer, tiny_weights
 
 from workbench.models import EMBEDDED, cache_folder, model_folder
 from workbench.types import Model
+
+settings.register_profile("no deadline", deadline=None)  # other work on the machine may take its time
+settings.load_profile("no deadline")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and all that they start with them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -192,10 +192,10 @@ def test_values_are_data(text: str) -> None:
     ],
 )
 def test_a_template_that_would_run_for_long_or_reach_out_is_refused_at_once(template: str) -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(UserError, match="'mine'"):
         render(prompt_of(template), EXAMPLE)
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
 
 
 # --- files ------------------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def test_gpt2s_transposed_layers_are_packed_too(quantization: str, kind: type, t
     rows=st.integers(1, 5), columns=st.integers(1, 150), scale=st.sampled_from([1e-6, 1.0, 1e4]),
     seed=st.integers(0, 99),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_int4_is_within_half_a_step_and_keeps_the_largest(
     rows: int, columns: int, scale: float, seed: int
 ) -> None:

@@ -130,7 +130,7 @@ def test_the_embedded_models_template_too(embedded_model: Model) -> None:
     assert 5 not in attacked  # <file_sep>
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     parts=st.lists(
         st.one_of(st.sampled_from([*CONTROL, "<|", "im_end|>", "\ue000", "0\ue001"]), st.text(max_size=6))

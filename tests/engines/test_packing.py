@@ -17,7 +17,7 @@ branches = st.builds(Branch, tokens, st.lists(st.integers(4, 6), min_size=1, max
 questions = st.lists(st.lists(branches, min_size=1, max_size=3), min_size=1, max_size=4)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(questions)
 def test_a_continuations_token_is_predicted_from_its_own_sequence(questions: list[list[Branch]]) -> None:
     packed = pack(questions)
@@ -36,7 +36,7 @@ def test_a_continuations_token_is_predicted_from_its_own_sequence(questions: lis
             place += 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(questions)
 def test_every_token_sees_itself_and_its_own_past_only(questions: list[list[Branch]]) -> None:
     packed = pack(questions)
@@ -65,7 +65,7 @@ def test_one_prompt_and_prompts_of_one_token() -> None:
     assert (twice.read_at.tolist(), twice.targets.tolist(), twice.owner.tolist()) == ([0, 0], [8, 8], [0, 1])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(questions, st.lists(st.integers(1, 3), max_size=3), st.integers(0, 4))
 def test_what_is_cached_is_seen_by_all_and_left_out(
     questions: list[list[Branch]], shared: list[int], virtual: int
@@ -153,7 +153,7 @@ def test_a_pack_holds_what_it_may_and_never_nothing() -> None:
     assert pack([*family, stranger]).ids.shape[1] == 1025
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(questions, st.integers(1, 30))
 def test_a_packs_size_is_bounded(questions: list[list[Branch]], limit: int) -> None:
     count = questions_that_fit(questions, limit)

@@ -71,7 +71,7 @@ def test_top_p_of_a_flat_distribution_sorts_all_of_it(monkeypatch: pytest.Monkey
     assert (frequencies(flat, Sampling(1.0, top_p=0.7)) == usual).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40),
     st.floats(1e-300, 100),

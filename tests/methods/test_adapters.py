@@ -125,7 +125,7 @@ def test_bottlenecks_start_as_the_base_and_only_they_move(
 
 
 @given(width=st.integers(1, 40), hidden=st.sampled_from([16, 32, 48]), layers=st.integers(1, 3))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_their_size_is_the_formula(width: int, hidden: int, layers: int) -> None:
     """2md + m + d each, two a layer."""
     from transformers import LlamaConfig, LlamaForCausalLM

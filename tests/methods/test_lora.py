@@ -187,7 +187,7 @@ def test_names_of_another_architecture_are_refused() -> None:
 
 
 @given(rank=st.integers(1, 256), alpha=st.none() | st.floats(0.5, 1000), rslora=st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_scale_is_alpha_by_r_or_by_its_root(rank: int, alpha: float | None, rslora: bool) -> None:
     """Without α it is 2 at every rank; under rsLoRA 16/√r. The layer's own scale tells."""
     with torch.device("meta"):

@@ -101,12 +101,12 @@ def test_any_text_is_read_without_failing(text):
     ["9", "1,", "111,", "1/", "answer ", "answer is ", "A:\n", "\\boxed{", "\\text{", " ", "1.", "9**", "= "],
 )
 def test_reading_takes_linear_time(piece):
-    start = time.perf_counter()
+    start = time.process_time()
     for text in (piece * 20_000, piece * 20_000 + "1111"):
         find_number(text)
         read_number(text)
         find_expression(text)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_last_boxed_matches_braces():

@@ -106,7 +106,7 @@ def gradient(name: Any, samples: list[Sample], cuts: list[int], **more: Any) -> 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("more", [{}, {"beta": 0.5}, {"corrected": True}], ids=["plain", "beta", "corrected"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_a_batch_has_the_same_loss_and_gradient_however_it_is_cut(name: Any, more: Any, data: Any) -> None:
     lengths = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=7))

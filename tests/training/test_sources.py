@@ -86,7 +86,7 @@ def test_on_the_embedded_models_own_template(embedded_model: Model) -> None:
 CONTENT = st.text(min_size=1, max_size=12).filter(lambda said: said.strip() and "<" not in said)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(CONTENT, CONTENT), min_size=1, max_size=3), st.booleans())
 def test_any_conversation_is_the_templates_own(
     encoder: Encoder, turns: list[tuple[str, str]], open_end: bool

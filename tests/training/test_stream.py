@@ -88,7 +88,7 @@ def test_a_batch_that_an_epoch_ends_in_is_filled_up_from_the_next(encoder: Encod
     assert [len(batch) for batch, _ in islice(source.batches(), 3)] == [4, 4, 4]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batch=st.integers(1, 11),
     buffer=st.integers(1, 40),
