@@ -30,7 +30,7 @@ from workbench.step_decodes import BeamSearch, BudgetForcing, Revision
 from workbench.store import Store
 from workbench.tasks import load_task
 from workbench.tasks.base import Task
-from workbench.types import Example, Message, Model, Prompt, Request, Result, Shots, Status, System
+from workbench.types import Example, Finish, Message, Model, Prompt, Request, Result, Shots, Status, System
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -129,7 +129,7 @@ def test_a_reward_model_s_folder_judges_every_step(
 
     def best(request: Request, texts: list[str], n: int) -> list[str]:
         told = dict(pair for batch in scorer.rewards([(request, text) for text in texts]) for pair in batch)
-        return sorted(texts, key=lambda text: -(told[texts.index(text)].logprob or 0.0))[:n]
+        return sorted(dict.fromkeys(texts), key=lambda text: -(told[texts.index(text)].logprob or 0.0))[:n]
 
     read = 0
     with Store(tmp_path / "runs" / "completions.sqlite") as store:
@@ -137,15 +137,21 @@ def test_a_reward_model_s_folder_judges_every_step(
         judged = [c for n, key, _ in list(store.streams()) if key.get("how") == "reward" for _, c in store.rows(n)]
     for outcome, example in zip(other.result.outcomes, questions_of(task(), "test", None), strict=True):
         request = Request(example.id, render(load_prompt("arithmetic"), example))
-        first = [c.text.rstrip(" ") for id, c in rows if id.startswith(f"{example.id}:step-0")]
+        begun = [c for id, c in rows if id.startswith(f"{example.id}:step-0")]
+        ended = {c.text for c in begun if c.finish is Finish.STOP}
+        first = [c.text if c.text in ended else c.text.rstrip(" ") for c in begun]
+        chosen = best(request, first, 2)
         kept = {
             f"{example.id}:step-1:{short_hash([continued(request.messages, text), 4])}": text
-            for text in best(request, first, 2)
+            for text in chosen
+            if text not in ended
         }
         second = [(id, c) for id, c in rows if id.startswith(f"{example.id}:step-1")]
         assert {id for id, _ in second} == kept.keys()
         last = [kept[id] + c.text for id, c in second]
-        assert outcome.text == best(request, last, 1)[0]
+        whole = ended | {kept[id] + c.text for id, c in second if c.finish is Finish.STOP}
+        finalists = [text for text in chosen if text in ended] + best(request, last, len(kept))
+        assert outcome.text == best(request, [text for text in finalists if text in whole] or finalists, 1)[0]
         read += len({*first, *last})
     assert len(judged) == read, "every answer so far, once"
     use = other.result.cost_to_use

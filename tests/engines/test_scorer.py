@@ -130,7 +130,7 @@ def test_what_is_too_long_is_an_error_of_its_own(folder: Path) -> None:
 def test_what_is_no_reward_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     config = EngineConfig(device="cpu")
     for name, problem in (
-        ("", "Best of n needs a reward model: --scorer FOLDER"),
+        ("", "Best of n needs a scorer: --scorer logprob"),
         (str(tmp_path / "none"), "There is no folder"),
         (str(tiny_model), "holds LlamaForCausalLM, which is no reward model"),
         (str(make(tmp_path / "three", labels=3)), "has 3 labels; a reward model has one"),
