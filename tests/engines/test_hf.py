@@ -402,19 +402,18 @@ def make_adapter(folder: Path, base: Path, target: Path, **settings: Any) -> Pat
 
     torch.manual_seed(1)
     weights = load_weights(Model(str(base)), "float32", "cpu")
-    config = LoraConfig(
-        r=4,
-        target_modules=["q_proj", "v_proj", "down_proj"],
-        init_lora_weights=False,
-        task_type="CAUSAL_LM",
-        **settings,
-    )
+    settings = {"target_modules": ["q_proj", "v_proj", "down_proj"], **settings}
+    config = LoraConfig(r=4, init_lora_weights=False, task_type="CAUSAL_LM", **settings)
     get_peft_model(weights, config).save_pretrained(target)
     return target
 
 
-def test_an_adapter_changes_the_answers_as_in_peft(engine: HfEngine, tiny_model: Path, tmp_path: Path) -> None:
-    model = Model(str(tiny_model), adapter=str(make_adapter(tmp_path, tiny_model, tmp_path / "lora")))
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj", "down_proj"], ["embed_tokens", "v_proj"]], ids=str)
+def test_an_adapter_changes_the_answers_as_in_peft(
+    engine: HfEngine, tiny_model: Path, tmp_path: Path, targets: list[str]
+) -> None:
+    adapter = make_adapter(tmp_path, tiny_model, tmp_path / "lora", target_modules=targets)
+    model = Model(str(tiny_model), adapter=str(adapter))
     tuned = HfEngine(model, dtype="float32", device="cpu")
     plain = load_weights(model, "float32", "cpu")
     request = ask(QUESTIONS[2])

@@ -144,7 +144,7 @@ def use_grouped_attention(weights: Any) -> None:
     Raises:
         UserError: the logits differ, or the model cannot be run like this; it has its own attention again.
     """
-    vocabulary = weights.get_input_embeddings().num_embeddings
+    vocabulary = weights.get_input_embeddings().weight.shape[0]
     first = [(97 * i) % vocabulary for i in range(3, 10)]
     second = [*first[:3], first[-1]]
     device = weights.device
