@@ -94,6 +94,11 @@ def test_a_run_steers_by_the_adapter_that_another_made(
     assert result.cost_to_make.parameters == made.cost_to_make.parameters
     for name in ("alphas.png", "report.html"):
         assert (run.path / name).stat().st_size > 1000
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    for row in [line.split("  ")[0] for line in out.splitlines()[1:] if line.startswith("α = ")]:
+        assert row in page
+    assert "Tried on dev" in page
+    assert "Tokens a second" in page
     assert told["speed"]["questions"] == 2
     assert len(told["speed"]["ratios"]) == steering.ROUNDS
 

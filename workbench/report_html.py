@@ -31,7 +31,7 @@ from workbench.report import (
     span,
 )
 from workbench.report_forgetting import forgetting_cell, has_forgetting
-from workbench.types import CostToMake
+from workbench.types import CostToMake, Interval
 
 LONGEST = 4_000  # characters of one text that are shown
 
@@ -55,6 +55,25 @@ class ChangedExample:
     kind: Literal["mended", "broken"] = "mended"
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A row of what was compared on dev.
+
+    Attributes:
+        name: what it is.
+        score: its accuracy.
+        p: against the first row, in words.
+        right: of how many questions, in words.
+        chosen: this one was taken.
+    """
+
+    name: str
+    score: Interval
+    p: str
+    right: str
+    chosen: bool = False
+
+
 def write_html(
     path: str | Path,
     title: str,
@@ -62,6 +81,8 @@ def write_html(
     *,
     looks: int,
     examples: Sequence[ChangedExample] = (),
+    tried: Sequence[Tried] = (),
+    notes: Sequence[str] = (),
     model: str = "",
     command: str = "",
     versions: Mapping[str, str] | None = None,
@@ -74,6 +95,8 @@ def write_html(
         rungs: the first is the baseline.
         looks: how many Systems have been looked at on this split so far.
         examples: questions whose outcome changed against the first rung; all of them are shown.
+        tried: what was compared on dev before the rungs were measured.
+        notes: what a reader must know beside the remarks on the rungs.
         model: the model's name, shown as part of the question.
         command: what to type to get this page again.
         versions: package → version.
@@ -96,7 +119,8 @@ def write_html(
         charts=[chart for size in ((960, 400), (328, 340)) if (chart := _chart(rungs, *size))],
         groups=_groups(rungs, examples),
         baseline=rungs[0].name,
-        remarks=remarks(rungs, looks),
+        tried=[{**vars(one), **_accuracy(one.score)} for one in tried],
+        remarks=[*remarks(rungs, looks), *notes],
         command=command,
         versions=versions or {},
     )
@@ -136,7 +160,6 @@ def _rows(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
     rows = []
     for rung, comparison in zip(rungs, against_first(rungs), strict=True):
         result, make, use = rung.result, rung.result.cost_to_make, rung.result.cost_to_use
-        score = result.score
         made = [f"{quantity(make.parameters)} trained"] if make.parameters else []
         made += [f"{size} saved"] if (size := artifact(rung)) else []
         made += [f"{quantity(make.tokens)} tokens"] if make.tokens else []
@@ -146,9 +169,7 @@ def _rows(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
             {
                 "name": rung.name,
                 "system": result.system,
-                "accuracy": percent(score.value),
-                "interval": span(score),
-                "bar": {"value": 100 * score.value, "low": 100 * score.low, "high": 100 * score.high},
+                **_accuracy(result.score),
                 "one_sample": percent(rung.one_sample.value) if rung.one_sample else "",
                 "one_sample_interval": span(rung.one_sample) if rung.one_sample else "",
                 "p": p_value(comparison),
@@ -166,6 +187,12 @@ def _rows(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _accuracy(score: Interval) -> dict[str, Any]:
+    """What `report_accuracy.j2` takes of a row."""
+    bar = {"value": 100 * score.value, "low": 100 * score.low, "high": 100 * score.high}
+    return {"accuracy": percent(score.value), "interval": span(score), "bar": bar}
 
 
 def _groups(rungs: Sequence[Rung], examples: Sequence[ChangedExample]) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from workbench.methods.proxy_tuning import adapt, made_by, named_model, parts, s
 from workbench.progress import Bar
 from workbench.proxy import Proxy
 from workbench.report import Rung, p_value, percent, quantity, span, table
-from workbench.report_html import write_html
+from workbench.report_html import Tried, write_html
 from workbench.session import Session, one_sample
 from workbench.stats.gap import share_of_gap
 from workbench.training.card import cost_of, together
@@ -112,19 +112,20 @@ def steer_and_measure(session: Session, config: Config) -> Result:
     speed, memory = _speed(session, base, steered, config.speed_questions), _memory(session, steered)
     tried = {float(a): _read(session, f"alpha-{shown(a)}") for a in dict.fromkeys(config.proxy.alphas)}
 
-    told = [*_dev_lines(dev, tried, steered.model.alpha, session.setup.split), ""]
+    rows = _dev_rows(dev, tried, steered.model.alpha)
+    told = [*_dev_lines(rows, session.setup.split), ""]
     rungs = [Rung(name, result, one_sample(result)) for name, result in results.items()]
     looks = session.store.looks(session.task.hash, session.setup.split)
-    remarks = [_gap_line(gap, config.tuned is not None), *_speed_lines(speed), memory]
+    notes = [_gap_line(gap, config.tuned is not None), *_speed_lines(speed), memory]
     for name in (name for name, cost in made_for.items() if cost is None):
         one = "tuned base" if name == "tuned" else name
-        remarks.append(f"What the {one} cost to make is not written beside it, and is left out.")
-    print("\n".join(told) + table(rungs, looks) + "\n".join(remarks))
+        notes.append(f"What the {one} cost to make is not written beside it, and is left out.")
+    print("\n".join(told) + table(rungs, looks) + "\n".join(notes))
     _draw(dev, tried, steered.model.alpha, run.path / PICTURE)
     title = f"{session.task.name}: a model steered by another's tuning"
     write_html(
         run.path / "report.html", title, rungs, looks=looks, model=session.setup.model, command=command_typed(),
-        versions=run.info["packages"],
+        tried=rows, notes=notes, versions=run.info["packages"],
     )  # fmt: skip
     result = results["proxy-tuning"]
     if gap is not None:
@@ -254,16 +255,26 @@ def _memory(session: Session, steered: System) -> str:
 # --- telling ----------------------------------------------------------------------------------------
 
 
-def _dev_lines(dev: Mapping[str, Result], tried: Mapping[float, Result], chosen: float, split: str) -> list[str]:
+def _dev_rows(dev: Mapping[str, Result], tried: Mapping[float, Result], chosen: float) -> list[Tried]:
     rows = {**dev, **{f"α = {shown(alpha)}": result for alpha, result in tried.items()}}
     base, *others = rows.values()
     tests = [None, *compare_to_baseline(base, others)]
+    return [
+        Tried(
+            name, result.score, p_value(test), f"{dict(result.counts)['correct']} of {result.total}",
+            chosen=name == f"α = {shown(chosen)}",
+        )
+        for (name, result), test in zip(rows.items(), tests, strict=True)
+    ]  # fmt: skip
+
+
+def _dev_lines(rows: Sequence[Tried], split: str) -> list[str]:
     lines = [f"{'on dev':<12}{'accuracy':>10}{'95 % interval':>16}{'p':>8}  right of"]
-    for (name, result), test in zip(rows.items(), tests, strict=True):
-        right = f"{dict(result.counts)['correct']} of {result.total}"
-        mark = "  chosen" if name == f"α = {shown(chosen)}" else ""
-        score = result.score
-        lines.append(f"{name:<12}{percent(score.value):>10}{span(score):>16}{p_value(test):>8}  {right}{mark}")
+    for row in rows:
+        mark = "  chosen" if row.chosen else ""
+        lines.append(
+            f"{row.name:<12}{percent(row.score.value):>10}{span(row.score):>16}{row.p:>8}  {row.right}{mark}"
+        )
     lines.append("p: against the base on the same questions, Holm's correction.")
     if split != "dev":  # where there is one strength, and nothing was chosen
         lines.append("The best of several looks better here than it is; the table below has other questions.")
