@@ -46,7 +46,7 @@ FLOORS = (
     ),
     (
         "workbench/report_forgetting.py", "workbench/chatting.py", "workbench/batch.py",
-        "workbench/choice_metrics.py", "workbench/report_choice.py",
+        "workbench/report_axes.py", "workbench/choice_metrics.py", "workbench/report_choice.py",
     ),
     (
         "workbench/decoding/", "workbench/training/", "workbench/serving/", "workbench/compare.py",

@@ -15,6 +15,7 @@ from workbench.decodes import Majority
 from workbench.engines import EngineConfig
 from workbench.engines.fake import FakeEngine
 from workbench.equal_tokens import Beside, mean_tokens, tokens
+from workbench.identity import system_hash
 from workbench.ladder_estimate import passes
 from workbench.rungs import RUNGS
 from workbench.rungs import Config as LadderConfig
@@ -59,6 +60,9 @@ def test_each_is_measured_beside_a_vote_of_as_many_tokens(
     assert "2 systems have been looked at" in out
     [info] = list_runs(setup.runs)
     run = RunFolder(info.path)
+    page = (info.path / "report.html").read_text(encoding="utf-8")
+    assert "points from majority of" in page
+    assert system_hash(run.read_system()) in page
     assert run.read_result() == other.result
     assert run.read_result("majority_vote") == vote.result
     assert run.read_system().decode == replace(DECODES[name], max_tokens=32)

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from workbench.command import command_typed
 from workbench.compare import compare
 from workbench.decodes import Majority
 from workbench.drawing import requests_of
 from workbench.harness import questions_of
 from workbench.report import Rung, table
+from workbench.report_html import write_html
 from workbench.session import Session, one_sample
 from workbench.step_decodes import Stepwise
 from workbench.types import Completion, Finish, Request, Result, System
@@ -38,7 +40,7 @@ class Beside:
 def beside_vote(session: Session, name: str, system: System, beside: Beside) -> list[Rung]:
     """Measure a System and a majority vote that costs as many tokens; print both, and the paired test.
 
-    The run keeps the System and its result, and the vote's as `majority_vote.json`.
+    The run keeps the System and its result, the vote's as `majority_vote.json`, and both in `report.html`.
 
     Args:
         session: task, engine and run.
@@ -62,8 +64,15 @@ def beside_vote(session: Session, name: str, system: System, beside: Beside) -> 
     session.run.write_result(voted, "majority_vote")
     session.run.write_result(result)
     rungs = [Rung(f"majority of {n}", voted, one_sample(voted)), Rung(name, result)]
-    print(table(rungs, session.store.looks(session.task.hash, session.setup.split)))
-    print(at_equal_tokens(rungs[0], rungs[1], beside))
+    looks = session.store.looks(session.task.hash, session.setup.split)
+    difference, page = at_equal_tokens(rungs[0], rungs[1], beside), session.run.path / "report.html"
+    write_html(
+        page, f"{session.task.name}: {name} beside a vote of as many tokens", rungs, looks=looks,
+        notes=difference.splitlines(), model=session.setup.model, command=command_typed(),
+        versions=session.run.info["packages"],
+    )  # fmt: skip
+    print(table(rungs, looks))
+    print(f"{difference}\nReport: {page}")
     return rungs
 
 

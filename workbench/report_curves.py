@@ -8,7 +8,8 @@ from typing import Any
 
 from workbench.files import atomic_file, write_atomic
 from workbench.report import quantity
-from workbench.report_html import filled, frame, log_ticks, share_ticks
+from workbench.report_axes import frame, log_ticks, share_ticks
+from workbench.report_html import filled
 
 SIZES = {"broad": (960, 400), "narrow": (328, 320)}
 COLOURS = ("#1d5c9f", "#c9773f", "#6d9a5b", "#8a5fa8", "#5f6873")  # those of the template

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from workbench.report import (
     remarks,
     span,
 )
+from workbench.report_axes import MARGIN, frame, log_ticks, share_ticks
 from workbench.report_forgetting import forgetting_cell, has_forgetting
 from workbench.types import CostToMake, Interval
 
@@ -207,20 +208,7 @@ def _groups(rungs: Sequence[Rung], examples: Sequence[ChangedExample]) -> list[d
 
 # --- accuracy against cost --------------------------------------------------------------------------
 
-MARGIN = {"left": 54, "right": 14, "top": 14, "bottom": 46}
 CHARACTER = 6.9  # mean width of a label's character, in the units of its 13-unit type
-
-
-def frame(width: int, height: int) -> dict[str, int]:
-    """A chart's size, and the edges of what is drawn between its axes, in SVG units."""
-    return {
-        "width": width,
-        "height": height,
-        "left": MARGIN["left"],
-        "right": width - MARGIN["right"],
-        "top": MARGIN["top"],
-        "bottom": height - MARGIN["bottom"],
-    }
 
 
 def _chart(rungs: Sequence[Rung], width: int, height: int) -> dict[str, Any] | None:
@@ -282,24 +270,6 @@ def _chart(rungs: Sequence[Rung], width: int, height: int) -> dict[str, Any] | N
         "key": [point["name"] for point in points] if crowded else [],
         "frontier": "".join(steps) + f"H{edges['right']}",
     }
-
-
-def share_ticks(low: float, high: float) -> list[float]:
-    """Ticks that hold [low, high], at most seven of them."""
-    step = next(s for s in (0.02, 0.05, 0.1, 0.2) if high - low <= 5 * s)
-    first, last = math.floor(low / step + 1e-9), max(math.ceil(high / step - 1e-9), 1)
-    return [step * i for i in range(min(first, last - 1), last + 1)]
-
-
-def log_ticks(low: float, high: float, closest: float) -> list[float]:
-    """Round numbers from 10^low to 10^high, as many as stay `closest` (in powers of ten) apart."""
-    ticks: list[float] = []
-    for leads in (range(1, 10), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
-        grid = [lead * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for lead in leads]
-        ticks = [t for t in grid if low <= math.log10(t) <= high]
-        if all(math.log10(b / a) >= closest for a, b in pairwise(ticks)):
-            return ticks
-    return ticks[:: math.ceil(closest)]
 
 
 def _place_labels(

@@ -15,7 +15,8 @@ from workbench.files import write_atomic
 from workbench.parity.bounds import Config
 from workbench.parity.measures import Compared
 from workbench.parity.rows import Row
-from workbench.report_html import filled, frame
+from workbench.report_axes import frame
+from workbench.report_html import filled
 from workbench.report_parity import cells_of, nats, remarks
 from workbench.types import Example
 

@@ -258,23 +258,18 @@ def _memory(session: Session, steered: System) -> str:
 def _dev_rows(dev: Mapping[str, Result], tried: Mapping[float, Result], chosen: float) -> list[Tried]:
     rows = {**dev, **{f"α = {shown(alpha)}": result for alpha, result in tried.items()}}
     base, *others = rows.values()
-    tests = [None, *compare_to_baseline(base, others)]
-    return [
-        Tried(
-            name, result.score, p_value(test), f"{dict(result.counts)['correct']} of {result.total}",
-            chosen=name == f"α = {shown(chosen)}",
-        )
-        for (name, result), test in zip(rows.items(), tests, strict=True)
-    ]  # fmt: skip
+    told = []
+    for (name, one), test in zip(rows.items(), [None, *compare_to_baseline(base, others)], strict=True):
+        right = f"{dict(one.counts)['correct']} of {one.total}"
+        told.append(Tried(name, one.score, p_value(test), right, name == f"α = {shown(chosen)}"))
+    return told
 
 
 def _dev_lines(rows: Sequence[Tried], split: str) -> list[str]:
     lines = [f"{'on dev':<12}{'accuracy':>10}{'95 % interval':>16}{'p':>8}  right of"]
     for row in rows:
-        mark = "  chosen" if row.chosen else ""
-        lines.append(
-            f"{row.name:<12}{percent(row.score.value):>10}{span(row.score):>16}{row.p:>8}  {row.right}{mark}"
-        )
+        figures = f"{percent(row.score.value):>10}{span(row.score):>16}{row.p:>8}"
+        lines.append(f"{row.name:<12}{figures}  {row.right}{'  chosen' * row.chosen}")
     lines.append("p: against the base on the same questions, Holm's correction.")
     if split != "dev":  # where there is one strength, and nothing was chosen
         lines.append("The best of several looks better here than it is; the table below has other questions.")

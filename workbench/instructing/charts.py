@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from workbench.instructing.variety import Verb
-from workbench.report_html import frame
+from workbench.report_axes import frame
 
 SIZES = {"broad": (960, 300), "narrow": (328, 260)}
 _BINS = 24  # of a histogram, at most
