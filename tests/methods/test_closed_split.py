@@ -21,6 +21,7 @@ from workbench.methods import (
     label_scoring,
     lora,
     prompt_search,
+    proxy_tuning,
     qlora,
     reward_model,
     self_improve,
@@ -129,6 +130,14 @@ def adapt_prompt_search(system: System, task: Task, root: Path) -> None:
         prompt_search.adapt(system, task, config, run, engine, store, quiet=True)
 
 
+def adapt_proxy_tuning(system: System, task: Task, root: Path) -> None:
+    assert isinstance(system.model, Model)
+    with Run.open(root, "proxy_tuning", {}) as run, Store(root / "completions.sqlite") as store:
+        drawer = Drawer(EngineConfig(device="cpu", dtype="float32"), store, quiet=True)
+        config = proxy_tuning.Config(alphas=(1.0, 2.0))
+        proxy_tuning.adapt(system, task, config, run, drawer, system.model, system.model, quiet=True)
+
+
 def adapt_label_scoring(system: System, task: Task, root: Path) -> None:
     label_scoring.adapt(system, task, label_scoring.Config())
 
@@ -148,6 +157,7 @@ METHODS: dict[str, Callable[[System, Task, Path], None]] = {
     "label_scoring": adapt_label_scoring,
     "lora": adapt_lora,
     "prompt_search": adapt_prompt_search,
+    "proxy_tuning": adapt_proxy_tuning,
     "qlora": adapt_qlora,
     "reward_model": adapt_reward_model,
     "self_improve": adapt_self_improve,

@@ -223,7 +223,7 @@ def test_right_answers_cannot_be_reached(tmp_path: Path, system: System) -> None
     tasks = {
         "known": variant(lambda e: e),
         "secret": variant(secret, grade),
-        "poisoned": variant(lambda e: replace(e, target="-5", rationale="It is -5.")),
+        "poisoned": variant(lambda e: replace(e, target="-98765", rationale="It is -98765.")),
     }
     config = replace(CONFIG, rounds=2, confidence=0.3)
     made = {}
@@ -233,7 +233,7 @@ def test_right_answers_cannot_be_reached(tmp_path: Path, system: System) -> None
         made[name] += [(run / "adapter" / "adapter_model.safetensors").read_bytes()]
     assert made["known"] == made["secret"] == made["poisoned"]
     assert seen == {("0", "", "")}, "the grader saw nothing but the stand-in"
-    assert b"-5" not in made["poisoned"][0].replace(b"- 5", b"")
+    assert b"98765" not in made["poisoned"][0], "what no model makes up"
 
 
 # --- rounds -------------------------------------------------------------------------------------------
