@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,26 @@ def test_a_report_says_what_to_type_again(
     monkeypatch.chdir(root)
     monkeypatch.setattr(sys, "argv", [str(root / program) if absolute else program, "ladder", "--name", "a b"])
     assert command_typed() == typed
+
+
+def test_an_interrupt_inside_an_exec_ends_with_130_too(tmp_path: Path) -> None:
+    """CPython ends a `python -m` by SIGINT where a KeyboardInterrupt left an exec, though it was caught."""
+    program = """
+        import sys
+        from dataclasses import dataclass
+        from workbench.command import run_command
+
+        @dataclass(frozen=True)
+        class Config:
+            "None."
+
+        def main(config):
+            exec("raise KeyboardInterrupt")
+
+        sys.exit(run_command(main, Config, [], "try"))
+    """
+    (tmp_path / "interrupted.py").write_text(textwrap.dedent(program))
+    command = [sys.executable, "-m", "interrupted"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 130
+    assert ended.stderr == "\ntry: interrupted; the same command goes on from here.\n"

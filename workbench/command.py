@@ -42,6 +42,9 @@ def run_command(main: Callable[[Any], Any], config: type[Any], arguments: Sequen
         return 2
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted; the same command goes on from here.", file=sys.stderr)
+        # Where Ctrl-C came inside an exec, as dataclasses make their methods by, `python -m` would still end by
+        # SIGINT: CPython remembers it until the next exec begins.
+        exec("")
         return 130
     except BrokenPipeError:  # the reader of our output has gone (`| head`)
         sys.stderr.close()
