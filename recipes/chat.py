@@ -8,8 +8,9 @@ import sys
 from dataclasses import dataclass, field
 
 from workbench.chat_terminal import piped_lines, talk, typed_lines
-from workbench.chatting import ChatFlags, Conversation, freed
+from workbench.chatting import ChatFlags, freed
 from workbench.command import Flat, run_script
+from workbench.conversation import Conversation
 from workbench.errors import UserError
 
 

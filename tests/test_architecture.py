@@ -23,7 +23,8 @@ FLOORS = (
     (
         "workbench/report_parity.py", "workbench/aligning.py", "workbench/equal_tokens.py",
         "workbench/ladder_estimate.py", "workbench/report_pool.py", "workbench/report_optimal.py",
-        "workbench/compute_optimal.py",
+        "workbench/compute_optimal.py", "workbench/history.py", "workbench/arena.py", "workbench/comparing.py",
+        "workbench/forms.py", "workbench/jobs.py", "workbench/run_views.py",
     ),
     ("workbench/rungs.py", "workbench/tuning.py", "workbench/parity/", "workbench/pooling.py"),
     ("workbench/methods/", "workbench/session.py"),
@@ -35,14 +36,14 @@ FLOORS = (
         "workbench/before_after.py",
         "workbench/report_curves.py",
     ),
-    ("workbench/forgetting.py",),
+    ("workbench/forgetting.py", "workbench/talk.py"),
     (
         "workbench/harness.py", "workbench/drawing.py", "workbench/report_html.py", "workbench/publishing.py",
-        "workbench/made_data.py", "workbench/pool_findings.py",
+        "workbench/made_data.py", "workbench/pool_findings.py", "workbench/lending.py",
     ),
     (
         "workbench/report.py", "workbench/metrics.py", "workbench/pools.py", "workbench/step_metrics.py",
-        "workbench/chat_terminal.py",
+        "workbench/chat_terminal.py", "workbench/catalogue.py",
     ),
     (
         "workbench/report_forgetting.py", "workbench/chatting.py", "workbench/batch.py",
@@ -51,6 +52,7 @@ FLOORS = (
     (
         "workbench/decoding/", "workbench/training/", "workbench/serving/", "workbench/compare.py",
         "workbench/exemplars.py", "workbench/model_flags.py", "workbench/forgetting_flags.py",
+        "workbench/conversation.py",
     ),
     ("workbench/engines/", "workbench/runs.py", "workbench/export.py", "workbench/doctor.py"),
     ("workbench/merging.py",),

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from workbench.chat_terminal import piped_lines, talk
-from workbench.chatting import Conversation, Speaker
+from workbench.chatting import Speaker
+from workbench.conversation import Conversation
 from workbench.decodes import Sampling
 from workbench.engines.fake import FakeEngine
 from workbench.tasks.rows import iterate_rows, turns_field

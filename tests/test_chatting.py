@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from workbench import chatting
-from workbench.chatting import Answer, ChatFlags, Conversation, Speaker, Turn, freed
+from workbench.chatting import Answer, ChatFlags, Speaker, freed
+from workbench.conversation import Conversation, Turn
 from workbench.decodes import Sampling
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError

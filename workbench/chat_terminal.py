@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from workbench.chatting import Conversation, Speaker, Turn
+from workbench.chatting import Speaker
+from workbench.conversation import Conversation, Turn
 from workbench.errors import UserError
 from workbench.files import json_bytes, write_atomic
 from workbench.inert import is_utf8, visible

@@ -1,4 +1,4 @@
-"""Talking with a model: a conversation, and answers that come piece by piece and stop when they are told to.
+"""Talking with a model: answers that come piece by piece and stop when they are told to.
 
 An engine streams in a thread of its own, because a forward pass or a silent server cannot be interrupted: who
 listens is told at once that an answer has stopped, and the thread ends the generation at its next piece.
@@ -12,17 +12,15 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from workbench.command import Flat
+from workbench.conversation import End, Turn
 from workbench.decodes import Sampling
 from workbench.engines.base import Engine
 from workbench.errors import UserError
 from workbench.model_flags import ModelFlags
-from workbench.types import Completion, Finish, Message, Request, text_hash
-
-End = Literal["stop", "length", "stopped", "error"]
-"""Why an answer ended: by itself, by its limit, by the person, by a failure."""
+from workbench.types import Completion, Finish, Request
 
 Pieces = Generator[str | Completion, None, None]
 
@@ -47,77 +45,6 @@ class ChatFlags:
         """The model, to be opened at the first question."""
         in_process = self.model.engine.engine == "hf"
         return Speaker(self.model.open, self.sampling, at_once=1 if in_process else 8)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A question and its answer.
-
-    Attributes:
-        question: what was asked.
-        answer: exactly as generated.
-        end: why it ended.
-        prompt_tokens, completion_tokens: by the engine's count; 0 where the answer did not come to its end.
-        seconds: from the question to the answer's end.
-        error: what went wrong, where `end` is `error`.
-    """
-
-    question: str
-    answer: str
-    end: End
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
-    error: str = ""
-
-
-@dataclass
-class Conversation:
-    """What was said so far. Failed answers are not in it, so that the next question is not asked behind them.
-
-    Attributes:
-        system_prompt: what the model is told first; None leaves it to the model's template.
-        turns: questions with their answers.
-        asked: questions since the beginning, those before a `clear` too: the same question gets another sample.
-    """
-
-    system_prompt: str | None = None
-    turns: list[Turn] = field(default_factory=list)
-    asked: int = 0
-
-    def ask(self, question: str) -> Request:
-        """The request for the answer to one more question."""
-        messages = (*self._messages(), Message("user", question))
-        said = "\0".join(f"{message.role}\0{message.content}" for message in messages)
-        self.asked += 1
-        return Request(text_hash(said), messages, indices=(self.asked - 1,))
-
-    def keep(self, turn: Turn) -> bool:
-        """Remember a turn, and tell whether it is one: an answer that failed, or of which nothing came, is not."""
-        kept = turn.end != "error" and bool(turn.answer)
-        if kept:
-            self.turns.append(turn)
-        return kept
-
-    def clear(self) -> None:
-        """Begin anew."""
-        self.turns.clear()
-
-    def row(self) -> dict[str, Any]:
-        """The conversation as a row of data, which the tuning recipes read.
-
-        `finish` is how an answer ended: `workbench sample` goes on with a last one that did not come to its end.
-        """
-        messages: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in self._messages()]
-        answers = [message for message in messages if message["role"] == "assistant"]
-        for message, turn in zip(answers, self.turns, strict=True):
-            message |= {"finish": turn.end, "tokens": turn.completion_tokens or None}
-        return {"messages": messages}
-
-    def _messages(self) -> tuple[Message, ...]:
-        first = () if self.system_prompt is None else (Message("system", self.system_prompt),)
-        pairs = ((Message("user", t.question), Message("assistant", t.answer)) for t in self.turns)
-        return (*first, *(message for pair in pairs for message in pair))
 
 
 class Speaker:
@@ -148,15 +75,34 @@ class Speaker:
                 self._engine = self._open()
             return self._engine
 
-    def answer(self, request: Request, hear: Callable[[str | None], None]) -> "Answer":
+    def answer(
+        self, request: Request, hear: Callable[[str | None], None], sampling: Sampling | None = None
+    ) -> "Answer":
         """An answer, not yet started.
 
         Args:
             request: what is asked.
+            sampling: how it is drawn, if not as the speaker's others.
             hear: called in the answer's thread with every piece of its text, and with None at its end; also
                 from `Answer.stop`.
         """
-        return Answer(request, lambda: self._pieces(request), hear)
+        return Answer(request, lambda: self._pieces(request, sampling or self.sampling), hear)
+
+    @contextmanager
+    def working(self) -> Iterator[Engine]:
+        """The engine, for work other than an answer, in its turn. A blocking call: for a thread, not for a page.
+
+        Raises:
+            UserError: the engine cannot be opened, or the speaker is closed.
+        """
+        with self._turns:
+            self._check_open()
+            yield self.engine
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the engine is open and holds memory."""
+        return self._engine is not None
 
     def close(self) -> bool:
         """End the answers that are on their way, and free the model. A speaker is not used after it is closed.
@@ -174,11 +120,11 @@ class Speaker:
             self._engine = None
         return True
 
-    def _pieces(self, request: Request) -> Pieces:
+    def _pieces(self, request: Request, sampling: Sampling) -> Pieces:
         with self._turns:
             yield ""  # one that was stopped while it waited ends here
             self._check_open()
-            engine, sampling = self.engine, self.sampling
+            engine = self.engine
             if engine.context is not None:
                 [used] = engine.count_tokens([request])
                 room = engine.context - used
@@ -251,12 +197,18 @@ class Answer:
         self._text: list[str] = []
         self._turn: Turn | None = None
         self._bug: BaseException | None = None
+        self._ended: Callable[[], None] | None = None
         self._lock = threading.Lock()
         self._started = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="workbench-answer", daemon=True)
 
-    def start(self) -> None:
-        """Begin. Apart from making it, so that a Ctrl-C in here finds an answer to stop."""
+    def start(self, ended: Callable[[], None] | None = None) -> None:
+        """Begin. Apart from making it, so that a Ctrl-C in here finds an answer to stop.
+
+        Args:
+            ended: called in the answer's thread when the generation itself has ended, which is after `stop`.
+        """
+        self._ended = ended
         self._thread.start()
 
     def stop(self) -> None:
@@ -288,6 +240,9 @@ class Answer:
         except BaseException as error:
             self._bug = error
             self._end("error", error=f"{type(error).__name__}: {error}")
+        finally:
+            if self._ended is not None:
+                self._ended()
 
     def _said(self, piece: str) -> bool:
         with self._lock:

@@ -14,7 +14,8 @@ import httpx
 import pytest
 from test_report import HOSTILE
 
-from workbench.chatting import Conversation, Speaker, Turn
+from workbench.chatting import Speaker
+from workbench.conversation import Conversation, Turn
 from workbench.decodes import Sampling
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError

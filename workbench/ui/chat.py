@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any
 
-from workbench.chatting import Answer, Conversation, Speaker, Turn
+from workbench.chatting import Answer, Speaker
+from workbench.conversation import Conversation, Turn
 from workbench.inert import is_utf8, visible
 
 MAX_QUESTION = 100_000
