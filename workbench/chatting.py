@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from workbench.command import Flat
 from workbench.conversation import End, Turn
@@ -145,9 +145,16 @@ class Speaker:
             raise UserError("The program has ended.")
 
 
+class Closable(Protocol):
+    """What holds models."""
+
+    def close(self) -> bool:
+        """End every answer and free the models; whether all answers have ended."""
+
+
 @contextmanager
-def freed(speaker: Speaker) -> Iterator[None]:
-    """Free the model behind the block. Where an answer does not end, the process does, here.
+def freed(speaker: Closable) -> Iterator[None]:
+    """Free the models behind the block. Where an answer does not end, the process does, here.
 
     A forward pass cannot be interrupted, and an interpreter that ends while a thread is in torch is aborted.
     """

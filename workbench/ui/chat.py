@@ -15,6 +15,8 @@ from typing import Any
 
 from workbench.chatting import Answer, Speaker
 from workbench.conversation import Conversation, Turn
+from workbench.decodes import Sampling
+from workbench.engines import open_engine
 from workbench.inert import is_utf8, visible
 
 MAX_QUESTION = 100_000
@@ -133,16 +135,13 @@ def _line(text: str) -> str:
     return f"<p>{escape(visible(text))}</p>" if text else ""
 
 
-def add_chat(speaker: Speaker, name: str, system_prompt: str | None) -> None:
-    """Put the pane's components into the Blocks that are being built, and connect them.
-
-    Args:
-        speaker: the model, opened at the first question.
-        name: what the page calls it.
-        system_prompt: what it is told first.
-    """
+def add_chat(shell: Any) -> None:
+    """Put the pane's components into the Blocks that are being built, and connect them."""
     import gradio as gr
 
+    entry = shell.catalogue.entries()[0]
+    system_prompt, name = None, entry.label
+    speaker = Speaker(lambda: open_engine(entry.model, entry.engine), Sampling())
     state = gr.State(Talk(Conversation(system_prompt)))
     gr.HTML(f"<p>Model: <code>{escape(visible(name))}</code></p>", elem_classes=["pane"], js_on_load=None)
     view = gr.Chatbot(

@@ -11,6 +11,9 @@ from workbench.ui.shell import QUICK, Shell, asked, query
 
 CSS = files("workbench.ui").joinpath("page.css").read_text(encoding="utf-8") + chat.CSS + runs.CSS
 
+HEAD = ""
+"""What the page's head gets: the panes' scripts."""
+
 TABS = {"chat": "Chat", "runs": "Runs"}
 """The tabs by the name that the address gives them."""
 
@@ -18,7 +21,7 @@ _LIVE = "element.setAttribute('role', 'status'); element.setAttribute('aria-live
 _SET_ADDRESS = "(q) => { if (q) history.replaceState(null, '', q); }"
 
 
-def build(catalogue: Catalogue, lender: Lender, folder: Path, chat_speaker: Any) -> Any:
+def build(catalogue: Catalogue, lender: Lender, folder: Path) -> Any:
     """The page's Blocks, not launched yet.
 
     Args:
@@ -33,11 +36,10 @@ def build(catalogue: Catalogue, lender: Lender, folder: Path, chat_speaker: Any)
         live = gr.HTML("", elem_id="live", js_on_load=_LIVE)
         address = gr.Textbox("", elem_id="address", visible="hidden", label="Address")
         shell = Shell(blocks, live, address, catalogue, lender, folder)
-        assert shell.catalogue is catalogue  # taken away with the first pane
         tabs = gr.Tabs(elem_id="tabs")
         with tabs:
             with gr.Tab(TABS["chat"], id="chat") as chat_tab:
-                chat.add_chat(chat_speaker, "", None)
+                chat.add_chat(shell)
             with gr.Tab(TABS["runs"], id="runs") as runs_tab:
                 runs.add_runs(blocks, folder)
 
