@@ -34,12 +34,14 @@ class Entry:
         engine: who answers.
         system: where a run made it, the run's whole System; None where there is only a model.
         kind: named on the command line, served by a configured server, or made by a run.
+        weights: a hash of model and engine alone: entries that share it share what is in memory.
     """
 
     key: str
     label: str
     model: Model | Proxy
     engine: EngineConfig
+    weights: str
     system: System | None = None
     kind: Literal["named", "served", "run"] = "named"
 
@@ -134,17 +136,14 @@ def _add(
     system: System | None = None,
 ) -> None:
     """One more entry. A run that made nothing but a prompt or a decode is one too: its System is another."""
-    key = short_hash([model_identity(model), short_hash(engine), None if system is None else _slots(system)])
+    weights = short_hash([model_identity(model), engine])
+    key = weights if system is None else short_hash([weights, system.prompt, system.decode])
     if key in found:
         return
     labels = {entry.label for entry in found.values()}
     if label in labels:
         label = f"{label} {key[:6]}"
-    found[key] = Entry(key, label, model, engine, system, kind)
-
-
-def _slots(system: System) -> list[str]:
-    return [short_hash(system.prompt), short_hash(system.decode)]
+    found[key] = Entry(key, label, model, engine, weights, system, kind)
 
 
 def _name(model: Model) -> str:

@@ -51,14 +51,14 @@ class Lender:
             UserError: as many models as may be in memory are all in use.
         """
         with self._lock:
-            held = self._lent.get(entry.key)
+            held = self._lent.get(entry.weights)
             if held is None:
                 if entry.in_process:
                     self._make_room()
                 speaker = Speaker(
                     lambda: self._open(entry.model, entry.engine), Sampling(), 1 if entry.in_process else AT_ONCE
                 )
-                held = self._lent[entry.key] = _Lent(speaker)
+                held = self._lent[entry.weights] = _Lent(speaker)
             self._count += 1
             held.users, held.last = held.users + 1, self._count
         try:
