@@ -5,8 +5,12 @@ its own host 127.0.0.1 (DNS rebinding) or post here from its own address.
 """
 
 import re
+import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
 from typing import Any
+
+from workbench.ui.shell import COOKIE
 
 _OWN = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?")
 
@@ -33,6 +37,8 @@ MAX_BODY = 1_000_000
 
 _CLOSED = ("/gradio_api/upload", "/gradio_api/file")  # the page takes no files and gives none
 
+_YEAR = 365 * 24 * 3600
+
 _Scope = MutableMapping[str, Any]
 _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -40,7 +46,7 @@ _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 class Guard:
     """ASGI middleware: 400 to a foreign Host, 403 to a foreign Origin, 404 to files, 413 to what is too long.
 
-    All else passes, and its answer gets a CSP.
+    All else passes, and its answer gets a CSP. A browser gets a cookie with the page, by which it is known again.
     """
 
     def __init__(self, app: Any) -> None:
@@ -52,7 +58,8 @@ class Guard:
             if refusal := refused(scope["path"], scope["headers"]):
                 await _answer(send, *refusal)
             else:
-                await self.app(scope, receive, _with_policy(send))
+                given = _visited(scope)
+                await self.app(scope, receive, _with_policy(send, given))
         elif scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         # Nothing here speaks WebSocket: a connection that is not accepted is closed.
@@ -76,10 +83,37 @@ def refused(path: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, str] | 
     return None
 
 
-def _with_policy(send: _Send) -> _Send:
+def _visited(scope: _Scope) -> bytes | None:
+    """Tell the page which browser asks; what the browser is to keep, where it asks for the page itself.
+
+    Browsers send the cookies of all ports of a host to each of them, so a page's own has its port in its name.
+    Inside, there is one name, and no other cookie is let in. It is not `Strict`: a browser that follows a link
+    to here would come without it, get another, and lose what it has.
+    """
+    name = f"{COOKIE}-{scope['server'][1]}"
+    held = b"; ".join(value for key, value in scope["headers"] if key == b"cookie").decode("latin-1")
+    try:
+        morsel = SimpleCookie(held).get(name)
+    except CookieError:
+        morsel = None
+    token = morsel.value if morsel is not None and re.fullmatch(r"[0-9a-f]{32}", morsel.value) else ""
+    page = scope["path"] == "/"
+    if page and not token:
+        token = secrets.token_hex(16)
+    scope["headers"] = [(key, value) for key, value in scope["headers"] if key != b"cookie"]
+    if token:
+        scope["headers"].append((b"cookie", f"{COOKIE}={token}".encode()))
+    secure = "; Secure" if scope.get("scheme") == "https" else ""
+    kept = f"{name}={token}; HttpOnly; SameSite=Lax; Path=/; Max-Age={_YEAR}{secure}"
+    return kept.encode() if page else None
+
+
+def _with_policy(send: _Send, cookie: bytes | None) -> _Send:
     async def sending(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             own = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff")]
+            if cookie is not None:
+                own.append((b"set-cookie", cookie))
             message["headers"] = [*message.get("headers", ()), *own]
         await send(message)
 
