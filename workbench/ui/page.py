@@ -1,5 +1,7 @@
 """The page: its tabs, its live region, its address. Each tab's content is a pane, a file of this folder."""
 
+from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,18 @@ from workbench.lending import Lender
 from workbench.ui import chat, runs
 from workbench.ui.shell import QUICK, Shell, asked, query
 
-CSS = files("workbench.ui").joinpath("page.css").read_text(encoding="utf-8") + chat.CSS + runs.CSS
+_OWN = files("workbench.ui")
 
-HEAD = ""
+CSS = _OWN.joinpath("page.css").read_text(encoding="utf-8") + chat.CSS + runs.CSS
+
+HEAD = f"<script>{_OWN.joinpath('page.js').read_text(encoding='utf-8')}</script>"
 """What the page's head gets: the panes' scripts."""
 
-TABS = {"chat": "Chat", "runs": "Runs"}
-"""The tabs by the name that the address gives them."""
+TABS: dict[str, tuple[str, Callable[[Shell], None]]] = {
+    "chat": ("Chat", chat.add_chat),
+    "runs": ("Runs", lambda shell: runs.add_runs(shell.blocks, shell.runs)),
+}
+"""The tabs by the name that the address gives them: title, and what fills it."""
 
 _LIVE = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
 _SET_ADDRESS = "(q) => { if (q) history.replaceState(null, '', q); }"
@@ -36,15 +43,11 @@ def build(catalogue: Catalogue, lender: Lender, folder: Path) -> Any:
         live = gr.HTML("", elem_id="live", js_on_load=_LIVE)
         address = gr.Textbox("", elem_id="address", visible="hidden", label="Address")
         shell = Shell(blocks, live, address, catalogue, lender, folder)
-        tabs = gr.Tabs(elem_id="tabs")
-        with tabs:
-            with gr.Tab(TABS["chat"], id="chat") as chat_tab:
-                chat.add_chat(shell)
-            with gr.Tab(TABS["runs"], id="runs") as runs_tab:
-                runs.add_runs(blocks, folder)
-
-        for name, tab in (("chat", chat_tab), ("runs", runs_tab)):
-            tab.select(lambda name=name: query(name), None, [address], **QUICK)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            for name, (title, add) in TABS.items():
+                with gr.Tab(title, id=name) as tab:
+                    add(shell)
+                tab.select(partial(query, name), None, [address], **QUICK)
         address.change(None, [address], None, js=_SET_ADDRESS)
 
         def open_tab(request: gr.Request) -> Any:
