@@ -5,6 +5,7 @@ says: an interval of [0, 1], a p-value of 1.
 """
 
 from workbench.stats.best_of_n import best_of_n_at_k, best_of_n_curve
+from workbench.stats.bradley_terry import bradley_terry
 from workbench.stats.calibration import (
     Bin,
     calibration_gap,
@@ -59,6 +60,7 @@ __all__ = [
     "best_of_n_kl",
     "best_of_n_kl_bound",
     "bootstrap_interval",
+    "bradley_terry",
     "calibrated",
     "calibration_gap",
     "check_bins",
