@@ -407,6 +407,7 @@ def test_votes_become_pairs(tmp_path: Path) -> None:
         {**row, "vote": "left"},
         {**row, "vote": "right", "prompt": turns},
         {**row, "vote": "tie"},
+        {**row, "vote": "both bad"},
         {**row, "vote": "left", "right": "l"},
     )
     pairs, counts, bias = votes.read_votes(file)
@@ -415,14 +416,14 @@ def test_votes_become_pairs(tmp_path: Path) -> None:
     assert pairs[0].source == {
         "kind": "votes", "vote": "left", "left_system": "abc", "time": "2026-11-22T10:00:00"
     }  # fmt: skip
-    assert counts == {"votes": 4, "ties": 1, "votes between equal texts": 1}
+    assert counts == {"votes": 5, "ties": 1, "votes against both": 1, "votes between equal texts": 1}
     assert bias["pairs"] == 2 and bias["first_preferred"]["value"] == 0.5
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"vote": "both"}, "field 'vote': it is 'both'; it must be one of left, right, tie"),
+        ({"vote": "both"}, "field 'vote': it is 'both'; it must be one of left, right, tie, both bad"),
         ({"vote": None}, "field 'vote': it is None"),
         ({"right": ""}, "field 'right': the field is empty"),
         ({"prompt": None}, "field 'prompt'"),

@@ -4,7 +4,7 @@
 
     prompt         text (the user's turn), or a list of turns, each with `role` and `content`
     left, right    texts of the two answers, as they stood
-    vote           left, right or tie
+    vote           left, right, tie or both bad
 
 Whatever else a row has (which systems answered, when) goes into the pair's `source`. A vote has no margin.
 """
@@ -18,13 +18,13 @@ from workbench.preferring.bias import share
 from workbench.preferring.pairs import Pair, plain, prompt_field
 from workbench.tasks.rows import bad_row, iterate_rows, text_field
 
-VOTES = ("left", "right", "tie")
+VOTES = ("left", "right", "tie", "both bad")
 
 
 def read_votes(path: str | Path) -> tuple[list[Pair], Counter[str], dict[str, Any]]:
     """(pairs, counts, position bias) of a .jsonl, .csv or .parquet file of votes.
 
-    Ties, and votes between two equal texts, are counted and give no pair. The bias is the share of the left side
+    Ties, votes against both, and votes between two equal texts are counted and give no pair. The bias is the share of the left side
     among votes for a side.
 
     Raises:
@@ -41,8 +41,8 @@ def read_votes(path: str | Path) -> tuple[list[Pair], Counter[str], dict[str, An
         prompt = prompt_field(source, number, row)
         sided = {side: text_field(source, number, row, side) for side in ("left", "right")}
         counts["votes"] += 1
-        if row["vote"] == "tie":
-            counts["ties"] += 1
+        if row["vote"] in ("tie", "both bad"):
+            counts["ties" if row["vote"] == "tie" else "votes against both"] += 1
         elif sided["left"] == sided["right"]:
             counts["votes between equal texts"] += 1
         else:
