@@ -24,8 +24,8 @@ VOTES = ("left", "right", "tie", "both bad")
 def read_votes(path: str | Path) -> tuple[list[Pair], Counter[str], dict[str, Any]]:
     """(pairs, counts, position bias) of a .jsonl, .csv or .parquet file of votes.
 
-    Ties, votes against both, and votes between two equal texts are counted and give no pair. The bias is the share of the left side
-    among votes for a side.
+    Ties, votes against both, and votes between two equal texts are counted and give no pair. The bias is the
+    share of the left side among votes for a side.
 
     Raises:
         UserError: the file cannot be read, or a row is no vote; file, row and field are named.

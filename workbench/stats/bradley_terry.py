@@ -84,7 +84,7 @@ def bradley_terry(
     low_N = np.quantile(lows_RN, tail, axis=0, method="inverted_cdf")
     high_N = np.quantile(highs_RN, 1 - tail, axis=0, method="inverted_cdf")
     told_N3 = MEAN + ELO * np.stack([value_N, np.minimum(low_N, value_N), np.maximum(high_N, value_N)], axis=1)
-    return [Interval(*three, confidence, "bootstrap") for three in told_N3.tolist()]
+    return [Interval(value, low, high, confidence, "bootstrap") for value, low, high in told_N3.tolist()]
 
 
 def _bounds(wins_RNN: Floats) -> tuple[Floats, Floats]:
