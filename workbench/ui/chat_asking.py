@@ -1,0 +1,160 @@
+"""A chat's answers: what a model is asked, the answer as it comes, and how it is kept when it ends."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+
+from workbench.catalogue import Entry
+from workbench.conversation import Turn
+from workbench.errors import UserError, check_range
+from workbench.exemplars import choose_fitting
+from workbench.history import Chat, History, Node, new_id
+from workbench.identity import system_hash
+from workbench.lending import Lender
+from workbench.prompts import render
+from workbench.talk import Talk
+from workbench.types import Example, Message, Prompt, Request, text_hash
+from workbench.ui.chat_settings import Settings
+
+
+@dataclass
+class Session:
+    """What one tab of a browser has: the conversation and branch that it shows, and the answer on its way."""
+
+    talk: Talk = field(default_factory=Talk)
+    chat: str = ""
+    leaf: str = ""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What is to be shown of an answer.
+
+    Attributes:
+        line: how it is doing.
+        text: what came so far; None when no answer is on its way any more.
+        problem: whether `line` tells what went wrong.
+        turn: the finished turn, once.
+    """
+
+    line: str
+    text: str | None = None
+    problem: bool = False
+    turn: Turn | None = None
+
+
+def messages(
+    prompt: Prompt, said: Sequence[Turn], asked: str, exemplars: Sequence[Example] = ()
+) -> tuple[Message, ...]:
+    """What a model is sent: the prompt's beginning, each earlier question as the prompt puts it, the new one.
+
+    A prompt of the style `text` has no turns: its question goes behind the exemplars and nothing else.
+    """
+    example = Example.make(asked, "")
+    whole = render(prompt, example, exemplars)
+    if prompt.style == "text":
+        return whole
+    out = list(whole[: len(whole) - len(_put(prompt, asked))])
+    for turn in said:
+        own = _put(prompt, turn.question)
+        begun = own.pop().content if own[-1].role == "assistant" else ""  # the start that the answer went on with
+        out += [*own, Message("assistant", begun + turn.answer)]
+    return (*out, *_put(prompt, asked))
+
+
+def _put(prompt: Prompt, asked: str) -> list[Message]:
+    """One question as the prompt puts it, without what stands at the prompt's beginning."""
+    out = list(render(prompt, Example.make(asked, "")))
+    while len(out) > 1 and out[0].role == "system":
+        out.pop(0)
+    return out
+
+
+async def answered(
+    lender: Lender, entry: Entry, settings: Settings, history: History, session: Session, asked: str
+) -> AsyncGenerator[Heard, None]:
+    """The answer to a question of the session's conversation, kept in it as it ends.
+
+    Args:
+        asked: id of the question's message. The answer is one more beside those that it has.
+
+    Raises:
+        UserError: it cannot be asked so.
+    """
+    chat = history.read(session.chat)
+    node = chat.message(asked, "user")
+    with lender.lent(entry) as speaker:
+        loaded = speaker.is_loaded
+        context = speaker.engine.context if loaded else None
+    if context is not None:
+        check_range("max_tokens", settings.sampling.max_tokens, 1, context)
+    yield Heard("Waiting for the first word…" if loaded else "Loading the model…", "")
+    request, system_prompt = await _request(lender, entry, settings, chat, node)
+    hashing = asyncio.ensure_future(asyncio.to_thread(system_hash, settings.system(entry)))
+    sampling = replace(settings.sampling, stop=settings.prompt(entry).stop)
+    said, turn = "", None
+    began = time.monotonic()
+
+    def keep(turn: Turn, system: str) -> None:
+        counts = (turn.prompt_tokens, turn.completion_tokens, turn.seconds)
+        told = (entry.label, system, system_prompt, request.id, request.indices[0])
+        answer = Node(new_id(), node.id, "assistant", turn.answer, turn.end, False, *told, *counts)
+        history.add(chat.id, [answer], answer.id, settings.kept())
+        if session.chat == chat.id:
+            session.leaf = answer.id
+
+    try:
+        async with aclosing(session.talk.hear(lender, entry, request, sampling)) as pieces:
+            async for heard in pieces:
+                said, turn = heard.text, heard.turn
+                if turn is None:
+                    yield Heard(f"Answering… {time.monotonic() - began:.1f} s", said)
+    finally:
+        if turn is None and said:  # the browser has gone: what came is kept
+            with suppress(UserError):  # unless the conversation was deleted
+                keep(Turn(node.text, said, "stopped", seconds=time.monotonic() - began), "")
+    assert turn is not None, "an answer ends with its turn"
+    system = ""
+    with suppress(UserError, OSError):  # a folder that is gone by now leaves its answer nameless
+        system = await hashing
+    kept = turn.end != "error" and bool(turn.answer)
+    if kept:
+        keep(turn, system)
+    yield Heard(told(turn, kept), problem=not kept, turn=turn)
+
+
+async def _request(
+    lender: Lender, entry: Entry, settings: Settings, chat: Chat, node: Node
+) -> tuple[Request, str | None]:
+    """What is sent for a question, and the system prompt in it."""
+    prompt = settings.prompt(entry)
+    exemplars: tuple[Example, ...] = ()
+    if prompt.shots is not None:
+        room = settings.sampling.max_tokens
+
+        def choose() -> tuple[Example, ...]:
+            with lender.lent(entry) as speaker, speaker.working() as engine:
+                [found], _ = choose_fitting(prompt, [Example.make(node.text, "")], engine, room)
+            return found
+
+        exemplars = await asyncio.to_thread(choose)
+    sent = messages(prompt, chat.conversation(node.parent).turns, node.text, exemplars)
+    id = text_hash("\0".join(f"{message.role}\0{message.content}" for message in sent))
+    first = [message.content for message in sent if message.role == "system"]
+    request = Request(id, sent, indices=(chat.next_index(id),), style=prompt.style)
+    return request, "\n\n".join(first) if first else None
+
+
+def told(turn: Turn, kept: bool = True) -> str:
+    """A line on how an answer ended."""
+    if turn.end == "error":
+        return f"The answer failed and is not part of the conversation: {turn.error}"
+    if not kept:
+        return "Nothing came. Try again, or ask something else."
+    if turn.end == "stopped":
+        return f"Stopped after {turn.seconds:.1f} s and {len(turn.answer):,} characters; what came is kept."
+    speed = turn.completion_tokens / max(turn.seconds, 1e-9)
+    counts = f"{turn.prompt_tokens:,} + {turn.completion_tokens:,} tokens (prompt + answer), {speed:.1f} tokens/s"
+    return f"{counts}; cut off at the longest answer or the context's end." if turn.end == "length" else counts
