@@ -23,8 +23,8 @@ FLOORS = (
     (
         "workbench/report_parity.py", "workbench/aligning.py", "workbench/equal_tokens.py",
         "workbench/ladder_estimate.py", "workbench/report_pool.py", "workbench/report_optimal.py",
-        "workbench/compute_optimal.py", "workbench/history.py", "workbench/arena.py", "workbench/comparing.py",
-        "workbench/forms.py", "workbench/jobs.py", "workbench/run_views.py",
+        "workbench/compute_optimal.py", "workbench/history.py", "workbench/arena.py", "workbench/comparing/",
+        "workbench/forms.py", "workbench/jobs.py", "workbench/run_views/",
     ),
     ("workbench/rungs.py", "workbench/tuning.py", "workbench/parity/", "workbench/pooling.py"),
     ("workbench/methods/", "workbench/session.py"),
@@ -66,6 +66,7 @@ FLOORS = (
     (
         "workbench/salvage.py", "workbench/cost.py", "workbench/files.py", "workbench/progress.py",
         "workbench/killable.py", "workbench/command.py", "workbench/launch.py",
+        "workbench/form_fields.py",
     ),
     ("workbench/identity.py", "workbench/stats/", "workbench/inert.py"),
     ("workbench/proxy.py",),

@@ -14,6 +14,13 @@ class UserError(Exception):
     """What was wrong, what exists, what to type instead: in that order, in whole sentences."""
 
 
+class OutOfRange(UserError):
+    """A number that is not in its field's range: `field` is its name, `span` the range in words."""
+
+    field = ""
+    span = ""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
     """A `UserError` for a name that does not exist: it lists what does, and the nearest match first.
 
@@ -34,10 +41,13 @@ def check_range(name: str, value: float, low: float, high: float, *, open_low: b
     """Refuse a number that is NaN, infinite or out of [low, high] (or (low, high] with `open_low`).
 
     Raises:
-        UserError: the message names the field, the value and the range.
+        OutOfRange: the message names the field, the value and the range.
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     inside = is_number and math.isfinite(value) and low <= value <= high and not (open_low and value == low)
     if not inside:
         bracket = "(" if open_low else "["
-        raise UserError(f"{name} is {value!r}; it must be a number in {bracket}{low:g}, {high:g}].")
+        error = OutOfRange(f"{name} is {value!r}; it must be a number in {bracket}{low:g}, {high:g}].")
+        error.field = name
+        error.span = f"{'more than' if open_low else 'from'} {low:,.10g} to {high:,.10g}"
+        raise error
