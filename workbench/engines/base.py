@@ -92,6 +92,14 @@ class Engine(Protocol):
             UserError: `top` is out of its range.
         """
 
+    def detokenize(self, groups: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each group of token ids, as it stands behind other text; bytes that are no whole character
+        are U+FFFD.
+
+        Raises:
+            UserError: this engine, or its server, cannot tell.
+        """
+
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
         """One sample, the first of the request's indices, as it comes: pieces of its text, the completion last.
 

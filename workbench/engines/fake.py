@@ -103,6 +103,14 @@ class FakeEngine:
             told = (self._token_score(f"{request.id}|{i}|{text}", *pair, top) for i, pair in enumerate(scores))
             yield [(request.id, TokenScores(tuple(told)))]
 
+    def detokenize(self, groups: Sequence[Sequence[int]]) -> list[str]:
+        """Not here.
+
+        Raises:
+            UserError: always; what stands beside a word is made up, and has no text.
+        """
+        raise UserError("The fake engine makes its probabilities up, and its alternatives are no words.")
+
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
         """The sample's words, one by one, each with the blanks before it."""
         completion = self._completion(request, request.indices[0], sampling)

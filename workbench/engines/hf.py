@@ -7,7 +7,7 @@ was killed and goes on draws what the uninterrupted run would have drawn.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -51,6 +51,10 @@ class HfEngine:
     Raises:
         UserError: the model cannot be loaded, or the device does not exist.
     """
+
+    watch: Callable[[Sequence[Row]], bool] | None = None
+    """Called by `sample` behind every step with the batch's rows; where it says no, the batch ends there without
+    the rows that have not ended. So a page shows how far they are, and stops them."""
 
     def __init__(
         self,
@@ -169,8 +173,10 @@ class HfEngine:
     def _decode(self, rows: list[Row], sampling: Sampling) -> Batch:
         started = time.perf_counter()
         for _ in self._steps(rows, sampling):
-            pass
-        seconds = (time.perf_counter() - started) / len(rows)
+            if self.watch is not None and not self.watch(rows):
+                rows = [row for row in rows if row.finish is not None]
+                break
+        seconds = (time.perf_counter() - started) / max(1, len(rows))
         return [(row.request.id, self._completion(row, sampling, seconds)) for row in rows]
 
     def _steps(self, rows: list[Row], sampling: Sampling) -> Iterator[None]:
@@ -247,6 +253,10 @@ class HfEngine:
     ) -> Iterator[list[tuple[str, TokenScores]]]:
         """Token by token, in the passes that `logprobs` makes."""
         yield from token_scores(self, requests, continuations, top)
+
+    def detokenize(self, groups: Sequence[Sequence[int]]) -> list[str]:
+        """Each group's text as it stands behind other text, special tokens left out."""
+        return [self.encoder.decode(group) for group in groups]
 
     @torch.inference_mode()
     def self_certainty(self, requests: Sequence[Request], texts: Sequence[str]) -> Iterator[Batch]:

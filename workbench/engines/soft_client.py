@@ -116,6 +116,10 @@ class SoftPrompts:
             for i, (text, (prompt, own), own_steps) in enumerate(zip(texts, pairs, steps, strict=True))
         ]
 
+    async def text_of(self, place: int, tokens: Sequence[int], client: httpx.AsyncClient) -> tuple[int, str]:
+        """The text of token ids by the base's own tokenizer, and the place that it was asked for."""
+        return place, self._encoder.decode(tokens)
+
     async def score_tokens(
         self, client: httpx.AsyncClient, request: Request, text: str, top: int
     ) -> tuple[TokenScore, ...]:

@@ -101,6 +101,24 @@ class TextPrompts:
         answer, _ = await self._echoed(client, [prompt + own], told)
         return read_tokens(answer, len(prompt), own, top)
 
+    async def text_of(self, place: int, tokens: Sequence[int], client: httpx.AsyncClient) -> tuple[int, str]:
+        """The text of token ids, and the place that it was asked for.
+
+        Raises:
+            UserError: the server does not tell; vLLM does.
+        """
+        body = {"model": self._name, "tokens": list(tokens)}
+        try:
+            answer, _ = await self._servers.post(client, "/detokenize", body)
+        except ServerError as error:
+            raise UserError(
+                f"The server does not tell its tokens' text: {self._servers.scrub(str(error))}"
+            ) from None
+        text = answer.get("prompt")
+        if not isinstance(text, str):
+            raise UserError(f"The server does not tell its tokens' text: {self._servers.scrub(str(answer)[:200])}")
+        return place, text
+
     async def _tokens(
         self, client: httpx.AsyncClient, request: Request, texts: Sequence[str]
     ) -> tuple[list[int], list[list[int]]]:

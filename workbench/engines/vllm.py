@@ -204,6 +204,16 @@ class VllmEngine:
         )
         return self._servers.results(jobs, self._concurrency)
 
+    def detokenize(self, groups: Sequence[Sequence[int]]) -> list[str]:
+        """Each group's text, as the server tells it.
+
+        Raises:
+            UserError: the server cannot tell, or cannot be reached any more.
+        """
+        jobs = (partial(self._prompts.text_of, place, group) for place, group in enumerate(groups))
+        texts = dict(self._servers.results(jobs, self._concurrency))
+        return [texts[place] for place in range(len(groups))]
+
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
         """The pieces of one sample as the server sends them; no more than `timeout` seconds between two.
 
