@@ -39,7 +39,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Up to five lines over one logarithmic axis.
+    """Up to five lines over one axis.
 
     Attributes:
         heading: above the chart.
@@ -48,6 +48,7 @@ class Chart:
         lines: what is drawn.
         caption: what a reader must know.
         share: ys are shares, shown in per cent.
+        log: the horizontal axis is logarithmic.
     """
 
     heading: str
@@ -57,6 +58,7 @@ class Chart:
     lines: Sequence[Line]
     caption: str = ""
     share: bool = True
+    log: bool = True
 
 
 @dataclass(frozen=True)
@@ -162,12 +164,14 @@ def write_page(
 
 def drawings(chart: Chart) -> list[dict[str, Any]]:
     """Places of everything in the chart, in SVG units, in both sizes."""
-    return [{"kind": kind, **_drawing(chart, *size)} for kind, size in SIZES.items()]
+    return [{"kind": kind, **drawing(chart, *size)} for kind, size in SIZES.items()]
 
 
-def _drawing(chart: Chart, width: int, height: int) -> dict[str, Any]:
+def drawing(chart: Chart, width: int, height: int) -> dict[str, Any]:
+    """Places of everything in the chart, in SVG units, as `report_lines.j2` takes them."""
     edges = frame(width, height)
-    xs = [math.log10(x) for line in chart.lines for x in line.xs]
+    scale = math.log10 if chart.log else float
+    xs = [scale(x) for line in chart.lines for x in line.xs]
     low, high = min(xs), max(xs)
     if high - low < 1e-9:
         low, high = low - 0.5, high + 0.5
@@ -176,13 +180,13 @@ def _drawing(chart: Chart, width: int, height: int) -> dict[str, Any]:
     wide, tall = edges["right"] - edges["left"], edges["bottom"] - edges["top"]
 
     def place(x: float, y: float) -> str:
-        across = edges["left"] + wide * (math.log10(x) - low) / (high - low)
+        across = edges["left"] + wide * (scale(x) - low) / (high - low)
         down = edges["top"] + tall * (ticks[-1] - y) / (ticks[-1] - ticks[0])
         return f"{across:.1f} {down:.1f}"
 
     lines = []
     for line in chart.lines:
-        some = _spread(line.xs, POINTS if width > 500 else POINTS // 2)
+        some = _spread([scale(x) for x in line.xs], POINTS if width > 500 else POINTS // 2)
         points = [place(line.xs[i], line.ys[i]) for i in some]
         band = ""
         if len(line.lows):
@@ -192,12 +196,12 @@ def _drawing(chart: Chart, width: int, height: int) -> dict[str, Any]:
         path = f"M{'L'.join(points)}"
         lines.append({"path": path, "band": band, "dashed": line.dashed, "colour": line.colour})
     closest = 46 * (high - low) / wide
+    x_ticks = log_ticks(low, high, closest) if chart.log else [v for v in _ticks(low, high) if low <= v <= high]
     return {
         **edges,
-        "x": f"{chart.x}, log scale",
+        "x": f"{chart.x}, log scale" if chart.log else chart.x,
         "x_ticks": [
-            {"x": edges["left"] + wide * (math.log10(v) - low) / (high - low), "text": quantity(v)}
-            for v in log_ticks(low, high, closest)
+            {"x": edges["left"] + wide * (scale(v) - low) / (high - low), "text": quantity(v)} for v in x_ticks
         ],
         "y_ticks": [
             {
@@ -211,14 +215,14 @@ def _drawing(chart: Chart, width: int, height: int) -> dict[str, Any]:
 
 
 def _spread(xs: Sequence[float], count: int) -> list[int]:
-    """Places of at most about `count` xs, as even as they come on a logarithmic axis; the first and the last."""
+    """Places of at most about `count` xs, as even as they come on the axis; the first and the last."""
     if len(xs) <= count:
         return list(range(len(xs)))
-    low, high = math.log(xs[0]), math.log(xs[-1])
+    low, high = xs[0], xs[-1]
     chosen = {0, len(xs) - 1}
     last = -1
     for i, x in enumerate(xs):
-        cell = math.floor(count * (math.log(x) - low) / (high - low))
+        cell = math.floor(count * (x - low) / (high - low))
         if cell > last:
             chosen.add(i)
             last = cell

@@ -114,10 +114,10 @@ def write_html(
             "Systems looked at": f"{looks:,}",
         },
         advice=advice(rungs),
-        rows=_rows(rungs),
+        rows=rows_of(rungs),
         with_f1=all("macro_f1" in dict(rung.result.metrics) for rung in rungs),
         with_forgetting=has_forgetting([rung.result for rung in rungs]),
-        charts=[chart for size in ((960, 400), (328, 340)) if (chart := _chart(rungs, *size))],
+        charts=cost_charts(rungs),
         groups=_groups(rungs, examples),
         baseline=rungs[0].name,
         tried=[{**vars(one), **_accuracy(one.score)} for one in tried],
@@ -157,7 +157,8 @@ _UNSEEN = re.compile(
 )
 
 
-def _rows(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
+def rows_of(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
+    """What the table of Systems says of each rung, in words and numbers as they are shown."""
     rows = []
     for rung, comparison in zip(rungs, against_first(rungs), strict=True):
         result, make, use = rung.result, rung.result.cost_to_make, rung.result.cost_to_use
@@ -209,6 +210,11 @@ def _groups(rungs: Sequence[Rung], examples: Sequence[ChangedExample]) -> list[d
 # --- accuracy against cost --------------------------------------------------------------------------
 
 CHARACTER = 6.9  # mean width of a label's character, in the units of its 13-unit type
+
+
+def cost_charts(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
+    """Accuracy against cost, broad and narrow, as `report_cost.j2` takes it; none without an answer or a cost."""
+    return [chart for size in ((960, 400), (328, 340)) if (chart := _chart(rungs, *size))]
 
 
 def _chart(rungs: Sequence[Rung], width: int, height: int) -> dict[str, Any] | None:
