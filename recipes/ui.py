@@ -4,8 +4,11 @@ Models are loaded when they are asked for the first time.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from threading import Event
 
 from workbench.catalogue import Catalogue
 from workbench.chatting import freed
@@ -21,7 +24,15 @@ class Config:
 
     Attributes:
         runs: folder of all runs; the models that they made can be talked with.
-        port: of the page, at 127.0.0.1; no other machine can reach it.
+        port: of the page.
+        host: the page's address. At any other than 127.0.0.1 other machines reach it, which needs a password, and
+            TLS (certificate and key) or a proxy.
+        password_file: a file whose first line is the password, of 12 characters or more; else the environment
+            variable WORKBENCH_PASSWORD holds it, if anything does.
+        certificate: PEM file of the certificate for TLS.
+        key: PEM file of the certificate's key, without a passphrase.
+        proxy: https://NAME where a proxy with TLS stands before the page and hands on the Host header.
+        start_recipes: recipes can be started from the page; only where the page is at 127.0.0.1.
         model: who can be talked with.
         also: further models of the same engine, by name or folder.
         server: addresses of OpenAI-compatible servers, as http://127.0.0.1:8000; each model that they serve can
@@ -31,6 +42,12 @@ class Config:
 
     runs: Path = Path("runs")
     port: int = 7860
+    host: str = "127.0.0.1"
+    password_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    proxy: str | None = None
+    start_recipes: bool = False
     model: Flat[ModelFlags] = field(default_factory=ModelFlags)
     also: tuple[str, ...] = ()
     server: tuple[str, ...] = ()
@@ -44,42 +61,33 @@ def main(config: Config) -> None:
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]  # hosts, shares and folders to serve are not the environment's to say
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise UserError(
-            "The page needs gradio. `make ui` installs it, or `pip install 'llm-workbench[ui]'`."
-        ) from error
-
+    if find_spec("gradio") is None:
+        raise UserError("The page needs gradio. `make ui` installs it, or `pip install 'llm-workbench[ui]'`.")
     from workbench.ui import page
-    from workbench.ui.guard import Guard
+    from workbench.ui.access import PASSWORD, open_access
+    from workbench.ui.server import serving
 
+    access = open_access(
+        config.host,
+        config.port,
+        password_file=config.password_file,
+        certificate=config.certificate,
+        key=config.key,
+        proxy=config.proxy,
+        environment=os.environ,
+    )
+    os.environ.pop(PASSWORD, None)  # it is no business of the processes that the page starts
+    if config.start_recipes and not access.local:
+        raise UserError(
+            f"--start-recipes lets whoever reaches the page run programs here, so the page must be at 127.0.0.1. "
+            f"It would be at {access.address}."
+        )
     lender = Lender(config.keep)
     blocks = page.build(Catalogue(config.model, config.also, config.server, config.runs), lender, config.runs)
-    try:
-        blocks.launch(
-            server_name="127.0.0.1",
-            server_port=config.port,
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            css=page.CSS,
-            head=page.HEAD,
-            allowed_paths=[],
-            app_kwargs={"middleware": [(Guard, (), {})]},
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-        )
-    except OSError as error:
-        raise UserError(f"Port {config.port} cannot be had ({error}). Try --port {config.port + 1}.") from error
-    print(f"The page: http://127.0.0.1:{config.port} (Ctrl-C ends it)", flush=True)
-    with freed(lender):
-        blocks.block_thread()
+    with freed(lender), serving(blocks, access, css=page.CSS, head=page.HEAD):
+        print(f"The page: {access.address} (Ctrl-C ends it)", flush=True)
+        with suppress(KeyboardInterrupt):
+            Event().wait()
 
 
 if __name__ == "__main__":
