@@ -23,7 +23,7 @@ FLOORS = (
     (
         "workbench/report_parity.py", "workbench/aligning.py", "workbench/equal_tokens.py",
         "workbench/ladder_estimate.py", "workbench/report_pool.py", "workbench/report_optimal.py",
-        "workbench/compute_optimal.py", "workbench/history.py", "workbench/arena.py", "workbench/comparing/",
+        "workbench/compute_optimal.py", "workbench/history.py", "workbench/arena/", "workbench/comparing/",
         "workbench/forms.py", "workbench/jobs.py", "workbench/run_views/",
     ),
     ("workbench/rungs.py", "workbench/tuning.py", "workbench/parity/", "workbench/pooling.py"),
