@@ -78,7 +78,7 @@ def _build(
 
 
 def _at_fault(error: UserError, inside: Sequence[Field], found: Mapping[Any, Any], depth: int) -> str:
-    """The field that an error speaks of: whose value it quotes, else the one that it names first, of the nearest."""
+    """The field that an error speaks of: whose value it quotes, else the nearest of those that it names first."""
     message = str(error)
     for field in inside:
         value = found[field.path]
