@@ -103,14 +103,15 @@ class Chat:
             id = followers[-1]
         return id
 
-    def moved(self, id: str, step: int) -> str:
+    def moved(self, id: object, step: int) -> str:
         """The end of the branch on which an earlier (-1) or later (1) version of a message is.
 
         Raises:
             UserError: there is no such message or version.
         """
-        found = self.siblings(self.message(id).id)
-        place = [node.id for node in found].index(id) + step
+        one = self.message(id)
+        found = self.siblings(one.id)
+        place = found.index(one) + step
         if not 0 <= place < len(found):
             raise UserError("There is no such version of this message.")
         return self.newest_below(found[place].id)

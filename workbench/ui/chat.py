@@ -1,193 +1,219 @@
-"""A conversation with the model of the command line: answers as they come, Stop, and Clear.
+"""The chat pane: conversations with any model of the catalogue, in branches, kept on the server for each visitor.
 
-The conversation is kept on the server; the browser sends one question at a time and shows what it is given. All
-that a model says is text: nothing of it is markup, and what cannot be seen is spelled out.
+The browser sends a question, or the name of a button with the id of a message, and shows what it is given. The
+server's tree of the conversation is the only one there is.
 """
 
 import asyncio
 import sys
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
-from dataclasses import dataclass, field, replace
-from html import escape
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
-from workbench.chatting import Answer, Speaker
-from workbench.conversation import Conversation, Turn
-from workbench.decodes import Sampling
-from workbench.engines import open_engine
-from workbench.inert import is_utf8, visible
+from workbench.errors import UserError
+from workbench.history import History
+from workbench.ui import chat_view
+from workbench.ui.chat_asking import answered
+from workbench.ui.chat_controls import Controls, Updates
+from workbench.ui.chat_desk import Session, act, asked_again, asked_instead, download, sentence
+from workbench.ui.chat_desk import asked as put
+from workbench.ui.chat_settings import restored
+from workbench.ui.shell import MAX_TEXT, QUICK, STREAMING, Shell, asked, line, query, said
 
-MAX_QUESTION = 100_000
-"""Characters of a question. The model's context is shorter or says so itself."""
-
-_PAUSE = 0.05  # seconds between two updates of the page
-
-CSS = """
-#talk .message, #talk .message * { white-space: pre-wrap; overflow-wrap: anywhere; }
-"""
+CSS = chat_view.CSS
 
 
-@dataclass
-class Talk:
-    """What one browser session has: its conversation, and the answer that is on its way."""
+class Pane:
+    """The pane's components and what its listeners do with them, made where the Blocks are being built."""
 
-    conversation: Conversation = field(default_factory=Conversation)
-    answer: Answer | None = None
+    def __init__(self, shell: Shell) -> None:
+        import gradio as gr
+
+        self.shell = shell
+        self.state = gr.State(Session())
+        acting: dict[str, Any] = {"js_on_load": chat_view.ACTS, "apply_default_css": False}
+        still: dict[str, Any] = {"js_on_load": None, "apply_default_css": False}
+        with gr.Row(elem_id="chat-pane"):
+            with gr.Column(scale=1, min_width=270):
+                self.controls = Controls(shell, self.state)
+                with gr.Accordion("Conversations", elem_id="chat-conversations"):
+                    self.new = gr.Button("New conversation", elem_id="chat-new", size="sm")
+                    self.search = gr.Textbox(
+                        label="Search names and texts", elem_id="chat-search", max_lines=1, max_length=200
+                    )
+                    self.listing = gr.HTML("", elem_id="chat-list", elem_classes=["pane", "chat-list"], **acting)
+            with gr.Column(scale=3, min_width=320):
+                empty = chat_view.head(None, "")
+                self.head = gr.HTML(empty, elem_id="chat-head", elem_classes=["pane"], **acting)
+                with gr.Column(elem_id="chat-scroll"):
+                    self.view = gr.HTML(chat_view.EMPTY, elem_id="chat-view", elem_classes=["pane"], **acting)
+                    self.coming = gr.HTML("", elem_id="chat-coming", elem_classes=["pane"], **still)
+                self.status = gr.HTML("", elem_id="chat-line", elem_classes=["pane"], **still)
+                self.box = gr.Textbox(
+                    label="Question",
+                    elem_id="chat-question",
+                    lines=1,
+                    max_lines=8,
+                    max_length=MAX_TEXT,
+                    placeholder="Enter sends, Shift+Enter begins a new line",
+                )
+                with gr.Row(elem_id="chat-ask"):
+                    self.send = gr.Button("Send", elem_id="chat-send", variant="primary", min_width=90)
+                    self.stop = gr.Button("Stop (Esc)", elem_id="chat-stop", interactive=False, min_width=90)
+        self.file = gr.Textbox("", elem_id="chat-file", visible="hidden", label="File")
+        self.free: Updates = {self.send: gr.Button(interactive=True), self.stop: gr.Button(interactive=False)}
+        self.busy: Updates = {self.send: gr.Button(interactive=False), self.stop: gr.Button(interactive=True)}
+
+    def history(self, request: Any) -> History:
+        """The visitor's conversations."""
+        return History(self.shell.home(request) / "chats")
+
+    def shown(self, sent: Updates, history: History, model: object) -> Updates:
+        """The conversation as a whole, as the session has it now."""
+        session, search = sent[self.state], sent[self.search] or ""
+        chat = history.read(session.chat) if session.chat else None
+        return {
+            self.head: chat_view.head(chat, session.leaf),
+            self.view: chat_view.messages(chat, session.leaf),
+            self.coming: "",
+            self.listing: chat_view.conversations(history.listed(search), session.chat, search),
+            self.shell.address: query("chat", {"model": model, "chat": session.chat}),
+        }
+
+    async def ask(self, sent: Updates, request: Any) -> AsyncGenerator[Updates, None]:
+        """Answer what was typed."""
+        session, history = sent[self.state], self.history(request)
+        session.check_idle()
+        entry, settings = self.controls.read(sent)
+        id = put(session, history, sent[self.box])
+        async with aclosing(self._answer(sent, history, entry, settings, id, {self.box: ""})) as states:
+            async for now in states:
+                yield now
+
+    async def press(self, sent: Updates, data: Any, request: Any) -> AsyncGenerator[Updates, None]:
+        """Do what a button of a message or of a conversation says."""
+        session, history = sent[self.state], self.history(request)
+        if not isinstance(data, dict):
+            raise UserError("The page sent what is no button's.")
+        if data.get("act") in ("ask", "again"):
+            session.check_idle()
+            entry, settings = self.controls.read(sent)
+            if data["act"] == "ask":
+                id = asked_instead(session, history, data.get("id"), data.get("text"))
+            else:
+                id = asked_again(session, history, data.get("id"))
+            async with aclosing(self._answer(sent, history, entry, settings, id, {})) as states:
+                async for now in states:
+                    yield now
+            return
+        act(session, history, data)
+        extra = self.settings_of(session, history) if data["act"] == "open" else {self.status: ""}
+        model = extra.get(self.controls.model, sent[self.controls.model])
+        yield {**await asyncio.to_thread(self.shown, sent, history, model), **extra}
+
+    def settings_of(self, session: Session, history: History) -> Updates:
+        """The settings with which the conversation was left, where they still go."""
+        settings = history.read(session.chat).settings
+        try:
+            return {self.status: "", **(self.controls.show(restored(settings)) if settings else {})}
+        except UserError as error:
+            return {self.status: line(f"{error} The settings that are shown are for the next answer.", True)}
+
+    async def _answer(
+        self, sent: Updates, history: History, entry: Any, settings: Any, id: str, extra: Updates
+    ) -> AsyncGenerator[Updates, None]:
+        session = sent[self.state]
+        mine = session.chat
+        first = await asyncio.to_thread(self.shown, sent, history, entry.key)
+        yield {**first, **self.busy, **extra, self.coming: chat_view.coming("")}
+        async with aclosing(answered(self.shell.lender, entry, settings, history, session, id)) as states:
+            async for heard in states:
+                if session.chat != mine:  # another one was opened meanwhile
+                    continue
+                if heard.turn is None:
+                    yield {self.coming: chat_view.coming(heard.text or ""), self.status: line(heard.line)}
+                    continue
+                whole = await asyncio.to_thread(self.shown, sent, history, entry.key)
+                told = {self.status: line(heard.line, heard.problem), self.shell.live: said(sentence(heard.turn))}
+                yield {**whole, **told, **self.free}
+
+    async def guarded(self, sent: Updates, states: AsyncGenerator[Updates, None]) -> AsyncGenerator[Updates, None]:
+        """What is yielded; and whatever goes wrong, as a line of the pane."""
+        try:
+            async with aclosing(states):
+                async for now in states:
+                    yield now
+            if not sent[self.state].talk.busy:
+                yield self.free
+        except UserError as error:
+            ended: Updates = {} if sent[self.state].talk.busy else {**self.free, self.coming: ""}
+            yield {self.status: line(error, True), self.shell.live: said(error), **ended}
+        except Exception as error:  # a bug: its traceback is for the terminal, the page goes on
+            traceback.print_exc(file=sys.stderr)
+            failed = f"That failed ({type(error).__name__}). The terminal tells more."
+            yield {self.status: line(failed, True), self.coming: "", **self.free}
 
 
-def refusal(question: object, talk: Talk) -> str:
-    """Why a question is not asked, or nothing. The browser's own limits bind nobody."""
-    if talk.answer is not None:
-        return "An answer is on its way. Stop it, or wait."
-    if not isinstance(question, str) or not question.strip():
-        return "Type a question first."
-    if len(question) > MAX_QUESTION:
-        return f"The question has {len(question):,} characters; {MAX_QUESTION:,} can be asked."
-    if not is_utf8(question):
-        return "The question holds half a character (a lone surrogate), which no model can read."
-    return ""
-
-
-def messages(turns: list[Turn]) -> list[dict[str, Any]]:
-    """The conversation as the Chatbot takes it."""
-    shown = []
-    for turn in turns:
-        shown.append(_message("user", turn.question))
-        shown.append(_message("assistant", turn.answer + (" ⟨stopped⟩" if turn.end == "stopped" else "")))
-    return shown
-
-
-def told(turn: Turn, kept: bool) -> str:
-    """A line on how an answer ended."""
-    if turn.end == "error":
-        return f"The answer failed and is not part of the conversation: {turn.error}"
-    if not kept:
-        return "Nothing came, so the question is not kept."
-    if turn.end == "stopped":
-        return f"Stopped after {turn.seconds:.1f} s; what came is kept."
-    speed = f"{turn.completion_tokens:,} tokens, {turn.completion_tokens / max(turn.seconds, 1e-9):.1f} tokens/s"
-    return f"{speed}; cut off at the longest answer or the context's end." if turn.end == "length" else speed
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What the pane shows now.
-
-    Attributes:
-        line: how the answer is doing, or why there is none.
-        turns: the conversation; None leaves what is shown.
-        busy: whether an answer is on its way.
-        taken: whether the question has just been taken, so that the next one can be typed.
-    """
-
-    line: str
-    turns: list[Turn] | None
-    busy: bool
-    taken: bool = False
-
-
-async def answered(question: Any, talk: Talk, speaker: Speaker) -> AsyncGenerator[Shown, None]:
-    """Ask a question, and tell what is to be shown as the answer comes. Closing the iterator stops the answer."""
-    if problem := refusal(question, talk):
-        yield Shown(problem, None, talk.answer is not None)
-        return
-    conversation, loop = talk.conversation, asyncio.get_running_loop()
-    pieces: asyncio.Queue[str | None] = asyncio.Queue()
-
-    def hear(piece: str | None) -> None:
-        with suppress(RuntimeError):  # the server has ended
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
-    answer = talk.answer = speaker.answer(conversation.ask(question), hear)
-    answer.start()
-    said = Turn(question, "", "stop")
-    try:
-        yield Shown("…", [*conversation.turns, said], True, taken=True)
-        while (piece := await pieces.get()) is not None:
-            said = replace(said, answer=said.answer + piece)
-            if pieces.empty():
-                yield Shown("…", [*conversation.turns, said], True)
-                await asyncio.sleep(_PAUSE)
-    finally:  # also when the browser has gone
-        answer.stop()
-        talk.answer = None
-    try:
-        turn = answer.turn()
-    except Exception as error:  # a bug: its traceback is for the terminal, the page goes on
-        traceback.print_exc(file=sys.stderr)
-        turn = replace(said, end="error", error=f"{type(error).__name__}: {error}")
-    kept = conversation.keep(turn)
-    if talk.conversation is conversation:
-        yield Shown(told(turn, kept), conversation.turns, False)
-    else:  # it was cleared meanwhile
-        yield Shown("", talk.conversation.turns, False)  # an update of the old one may have come after the clear
-
-
-def _message(role: str, text: str) -> dict[str, Any]:
-    # A block, because of a plain string Gradio takes the indentation away; escaped, because without Markdown too
-    # it makes HTML of what is left after sanitizing.
-    return {"role": role, "content": [{"type": "text", "text": escape(visible(text), quote=False)}]}
-
-
-def _line(text: str) -> str:
-    return f"<p>{escape(visible(text))}</p>" if text else ""
-
-
-def add_chat(shell: Any) -> None:
+def add_chat(shell: Shell) -> None:
     """Put the pane's components into the Blocks that are being built, and connect them."""
     import gradio as gr
 
-    entry = shell.catalogue.entries()[0]
-    system_prompt, name = None, entry.label
-    speaker = Speaker(lambda: open_engine(entry.model, entry.engine), Sampling())
-    state = gr.State(Talk(Conversation(system_prompt)))
-    gr.HTML(f"<p>Model: <code>{escape(visible(name))}</code></p>", elem_classes=["pane"], js_on_load=None)
-    view = gr.Chatbot(
-        elem_id="talk",
-        label="Conversation",
-        height=460,
-        buttons=[],
-        feedback_options=None,
-        latex_delimiters=[],
-        render_markdown=False,
-        sanitize_html=True,
-        allow_tags=False,
-        allow_file_downloads=False,
-        group_consecutive_messages=False,
-        placeholder="The model is loaded when you send the first question.",
-    )
-    line = gr.HTML(elem_id="line", elem_classes=["pane"], js_on_load=None)
-    box = gr.Textbox(elem_id="question", label="Question", max_lines=8, max_length=MAX_QUESTION)
-    with gr.Row():
-        send = gr.Button("Send", elem_id="send", variant="primary", min_width=90)
-        stop = gr.Button("Stop", elem_id="stop", interactive=False, min_width=90)
-        clear = gr.Button("Clear", elem_id="clear", min_width=90)
+    pane = Pane(shell)
+    controls = pane.controls
 
-    async def ask(question: Any, talk: Talk) -> AsyncIterator[dict[Any, Any]]:
-        async with aclosing(answered(question, talk, speaker)) as states:
+    async def ask(sent: Updates, request: gr.Request) -> Any:
+        async with aclosing(pane.guarded(sent, pane.ask(sent, request))) as states:
             async for now in states:
-                yield {
-                    line: _line(now.line),
-                    send: gr.Button(interactive=not now.busy),
-                    stop: gr.Button(interactive=now.busy),
-                    **({} if now.turns is None else {view: messages(now.turns)}),
-                    **({box: ""} if now.taken else {}),
-                }
+                yield now
 
-    def end(talk: Talk) -> None:
-        if talk.answer is not None:
-            talk.answer.stop()
+    async def press(sent: Updates, event: gr.EventData, request: gr.Request) -> Any:
+        async with aclosing(pane.guarded(sent, pane.press(sent, event._data, request))) as states:
+            async for now in states:
+                yield now
 
-    def begin_anew(talk: Talk) -> dict[Any, Any]:
-        end(talk)
-        talk.conversation = Conversation(system_prompt, asked=talk.conversation.asked)
-        return {view: [], line: ""}
+    def begin_anew(sent: Updates, request: gr.Request) -> Updates:
+        sent[pane.state].begin_anew()
+        return {**pane.shown(sent, pane.history(request), sent[controls.model]), pane.status: ""}
 
-    quick: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 16, "show_progress": "hidden"}
-    # More than the model answers at once: those that wait can be stopped too.
-    gr.on([send.click, box.submit], ask, [box, state], [box, line, view, send, stop], **quick)
-    stop.click(end, [state], None, **quick)
-    # The Chatbot has a button of its own, which would clear the browser's view alone.
-    gr.on([clear.click, view.clear], begin_anew, [state], [view, line], **quick)
+    def find(sent: Updates, request: gr.Request) -> Updates:
+        search = sent[pane.search] or ""
+        found = pane.history(request).listed(search)
+        return {pane.listing: chat_view.conversations(found, sent[pane.state].chat, search)}
+
+    def save(session: Session, event: gr.EventData, request: gr.Request) -> Updates:
+        try:
+            kind = event._data.get("act") if isinstance(event._data, dict) else None
+            return {pane.file: download(pane.history(request).read(session.chat), session.leaf, kind)}
+        except UserError as error:
+            return {pane.file: "", pane.status: line(error, True)}
+
+    def load(sent: Updates, request: gr.Request) -> Updates:
+        wanted = asked(request)
+        session, history = sent[pane.state], pane.history(request)
+        extra: Updates = {}
+        mine = wanted.get("tab", "chat") == "chat"  # the address tells another pane's state otherwise
+        if mine and wanted.get("chat"):
+            try:
+                session.opened(history.read(wanted["chat"]))
+                extra = pane.settings_of(session, history)
+            except UserError as error:
+                extra = {pane.status: line(error, True)}
+        offered = controls.choices(extra.get(controls.model, wanted.get("model") if mine else None))
+        shown = pane.shown(sent, history, "")
+        shown.pop(shell.address)
+        return {**shown, **offered, **extra, controls.model: offered[controls.model]}
+
+    sent = {*controls.inputs, pane.state, pane.box, pane.search}
+    whole = [pane.head, pane.view, pane.coming, pane.listing, pane.status, shell.address]
+    streamed = [*whole, *controls.outputs, pane.box, pane.send, pane.stop, shell.live]
+    gr.on([pane.send.click, pane.box.submit], ask, sent, streamed, **STREAMING)
+    gr.on([pane.head.click, pane.view.click, pane.listing.click], press, sent, streamed, **STREAMING)
+    gr.on([pane.send.click, pane.new.click], None, js=chat_view.FOCUS)
+    pane.stop.click(lambda session: session.talk.stop(), [pane.state], None, **QUICK)
+    pane.new.click(begin_anew, sent, whole, **QUICK)
+    pane.search.input(find, sent, [pane.listing], trigger_mode="always_last", **QUICK)
+    pane.head.select(save, [pane.state], [pane.file, pane.status], **QUICK)
+    pane.file.change(None, [pane.file], None, js=chat_view.DOWNLOAD)
+    shell.blocks.load(load, sent, [*whole, *controls.outputs], **QUICK)
+    controls.connect(pane.status)

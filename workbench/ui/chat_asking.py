@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from workbench.catalogue import Entry
 from workbench.conversation import Turn
@@ -14,18 +14,9 @@ from workbench.history import Chat, History, Node, new_id
 from workbench.identity import system_hash
 from workbench.lending import Lender
 from workbench.prompts import render
-from workbench.talk import Talk
 from workbench.types import Example, Message, Prompt, Request, text_hash
+from workbench.ui.chat_desk import Session
 from workbench.ui.chat_settings import Settings
-
-
-@dataclass
-class Session:
-    """What one tab of a browser has: the conversation and branch that it shows, and the answer on its way."""
-
-    talk: Talk = field(default_factory=Talk)
-    chat: str = ""
-    leaf: str = ""
 
 
 @dataclass(frozen=True)

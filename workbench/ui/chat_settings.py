@@ -16,8 +16,8 @@ from workbench.ui.shell import MAX_TEXT
 SLOTS = 3
 """Variables of a persona that can be filled in."""
 
-OWN = "run"
-"""Stands for a run's own prompt where a persona is chosen; no persona that ships is called so."""
+OWN, NONE = "run", "none"
+"""Stand for a run's own prompt, and for no persona, where one is chosen; no persona that ships is called so."""
 
 START = Sampling(temperature=0.7, max_tokens=512)
 """What the pane begins with."""
@@ -35,14 +35,14 @@ class Settings:
 
     Attributes:
         model: an entry's key.
-        persona: a prompt's name, `OWN`, or nothing: then it is `system_prompt`.
+        persona: a prompt's name, `OWN`, or `NONE`: then it is `system_prompt`.
         system_prompt: what the model is told first; nothing leaves it to the model's own template.
         values: the persona's variables, as (name, value) pairs.
         sampling: how the answer is drawn.
     """
 
     model: str
-    persona: str = ""
+    persona: str = NONE
     system_prompt: str = ""
     values: tuple[tuple[str, str], ...] = ()
     sampling: Sampling = START
@@ -59,9 +59,7 @@ class Settings:
                     "This model was made by no run, so it has no prompt of its own. Choose another persona."
                 )
             return entry.system.prompt
-        if self.persona:
-            if self.persona not in prompts_of("persona"):
-                raise UserError("There is no such persona.")
+        if self.persona != NONE:
             return with_values(load_prompt(self.persona), dict(self.values))
         first = [Message("system", literal(self.system_prompt))] if self.system_prompt.strip() else []
         return Prompt("chat", (*first, Message("user", "{{ input }}")))
@@ -122,8 +120,7 @@ def checked(
         UserError: a field is wrong; the message names it.
     """
     entry = catalogue.find(model)
-    persona = persona or ""
-    if not isinstance(persona, str):
+    if not isinstance(persona, str) or persona not in (NONE, OWN, *prompts_of("persona")):
         raise UserError("There is no such persona.")
     told = text("The system prompt", system_prompt or "")
     names = [name for name, _ in own_variables(persona)]

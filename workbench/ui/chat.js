@@ -1,0 +1,87 @@
+// Buttons of the chat pane: what each one does here, or what the server is told. Loaded by each HTML component.
+const held = (name) => element.querySelector(name);
+const edit = (place, value, label, act, id, rows) => {
+  if (place.querySelector('form')) return;
+  const form = document.createElement('form');
+  const field = document.createElement(rows ? 'textarea' : 'input');
+  const save = document.createElement('button');
+  const cancel = document.createElement('button');
+  form.className = 'chat-editor';
+  field.value = value;
+  field.setAttribute('aria-label', label);
+  if (rows) field.rows = rows;
+  save.textContent = act === 'ask' ? 'Ask again' : 'Save';
+  cancel.textContent = 'Cancel';
+  cancel.type = 'button';
+  const opener = document.activeElement;
+  const close = () => { form.remove(); place.classList.remove('editing'); opener?.focus(); };
+  cancel.addEventListener('click', close);
+  form.addEventListener('keydown', (e) => {
+    if (e.key === 'Escape') { e.stopPropagation(); close(); }
+    if (e.key === 'Enter' && e.ctrlKey) form.requestSubmit();
+  });
+  form.addEventListener('submit', (e) => { e.preventDefault(); trigger('click', { act, id, text: field.value }); });
+  const row = document.createElement('div');
+  row.className = 'chat-acts';
+  row.append(save, cancel);
+  form.append(field, row);
+  place.classList.add('editing');
+  place.append(form);
+  field.focus();
+};
+element.addEventListener('click', (e) => {
+  const button = e.target.closest('[data-act]');
+  if (!button || button.disabled) return;
+  const place = button.closest('[data-id]');
+  const id = place ? place.dataset.id : '';
+  const act = button.dataset.act;
+  if (act === 'edit') {
+    const text = place.querySelector('.chat-text').textContent;
+    const asked = place.classList.contains('user');
+    const rows = Math.min(12, text.split('\n').length + 1);
+    edit(place, text, asked ? 'Edited question' : 'Edited answer', asked ? 'ask' : 'answer', id, rows);
+  } else if (act === 'rename') {
+    edit(element.firstElementChild ?? element, held('.chat-name').textContent, 'Name of the conversation', act, '', 0);
+  } else if (act === 'copy') {
+    navigator.clipboard.writeText(place.querySelector('.chat-text').textContent);
+    button.textContent = 'Copied';
+  } else if (button.dataset.sure && button.textContent !== button.dataset.sure) {
+    const before = button.textContent;
+    button.textContent = button.dataset.sure;
+    button.addEventListener('blur', () => { button.textContent = before; }, { once: true });
+  } else if (act === 'markdown' || act === 'jsonl') {
+    trigger('select', { act });
+  } else {
+    trigger('click', { act, id });
+  }
+});
+
+// The newest text stays in view, unless the person has scrolled up.
+const scroller = element.closest('#chat-scroll');
+if (scroller && !scroller.dataset.ready) {
+  scroller.dataset.ready = 'yes';
+  scroller.tabIndex = 0;
+  scroller.setAttribute('role', 'region');
+  scroller.setAttribute('aria-label', 'Conversation');
+  let follow = true;
+  scroller.addEventListener('scroll', () => {
+    follow = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
+  });
+  new MutationObserver(() => { if (follow) scroller.scrollTop = scroller.scrollHeight; })
+    .observe(scroller, { childList: true, subtree: true, characterData: true });
+}
+
+// Escape stops the answer; a narrow screen begins with the conversation, not with the lists beside it.
+const pane = element.closest('#chat-pane');
+if (pane && !pane.dataset.ready) {
+  pane.dataset.ready = 'yes';
+  document.addEventListener('keydown', (e) => {
+    if (e.key !== 'Escape' || !pane.offsetParent) return;
+    if (pane.contains(document.activeElement) || document.activeElement === document.body) {
+      document.querySelector('#chat-stop:not(:disabled)')?.click();
+    }
+  });
+  if (matchMedia('(max-width: 700px)').matches) {
+    requestAnimationFrame(() => pane.querySelectorAll('#chat-conversations > button.open').forEach((b) => b.click()));
+  }
+}
