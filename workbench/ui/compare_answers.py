@@ -1,0 +1,200 @@
+"""The compare pane's answers: asked, stopped, retried, gone on with from a token, shown in three ways."""
+
+import asyncio
+import sys
+import traceback
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from workbench.comparing.board import Asked, Board
+from workbench.comparing.drawing import Progress
+from workbench.comparing.panes import NAMES, Setting, system_of
+from workbench.errors import UserError
+from workbench.ui import compare_views as views
+from workbench.ui.chat_settings import question
+from workbench.ui.compare_controls import PaneParts, QuestionParts
+from workbench.ui.shell import QUICK, STREAMING, Shell, line, said
+
+Shown = dict[Any, Any]
+
+
+class Answers:
+    """The listeners of the panes' answers.
+
+    Args:
+        shell: the page's.
+        state: the session's `Board`.
+        top: the components above the panes.
+        parts: the panes' components.
+        setting: what a pane is set to, of what was sent.
+    """
+
+    def __init__(
+        self,
+        shell: Shell,
+        state: Any,
+        top: QuestionParts,
+        parts: Sequence[PaneParts],
+        setting: Callable[[Shown, int], Setting],
+    ) -> None:
+        self._shell, self._state, self._top, self._parts, self._setting = shell, state, top, parts, setting
+
+    def connect(self, sent: set[Any]) -> None:
+        """Connect buttons, keys and tokens; `sent` are the components whose values the listeners get."""
+        top = self._top
+        for place in range(len(self._parts)):
+            self._connect(place, sent)
+        top.stop.click(lambda board: board.stop(), [self._state], None, **QUICK)
+
+        async def show(sent: Shown) -> AsyncIterator[Shown]:
+            async for shown in self._shown(sent):
+                yield shown
+
+        top.view.change(show, {self._state, top.view}, self._views(), **STREAMING)
+
+    def _views(self) -> list[Any]:
+        return [component for part in self._parts for component in (part.answer, part.beside)]
+
+    def _connect(self, place: int, sent: set[Any]) -> None:
+        import gradio as gr
+
+        top, part, state = self._top, self._parts[place], self._state
+        outputs = [*part.shows, self._shell.live]
+
+        async def ask(sent: Shown) -> AsyncIterator[Shown]:
+            async for shown in self._ask(place, sent, again=False):
+                yield shown
+
+        async def retry(sent: Shown) -> AsyncIterator[Shown]:
+            async for shown in self._ask(place, sent, again=True):
+                yield shown
+
+        async def go_on(board: Board, event: gr.EventData) -> AsyncIterator[Shown]:
+            pane, choice = board.panes[place], _number(event, "choice")
+            steps = pane.go_on(self._shell.lender, choice)
+            async for shown in self._answering(place, board, lambda: (steps, 1)):
+                yield shown
+
+        async def show(sent: Shown) -> AsyncIterator[Shown]:
+            if sent[top.view] != "text":  # as text it is shown already
+                async for shown in self._shown(sent):
+                    yield shown
+
+        def choose(board: Board, event: gr.EventData) -> str:
+            pane, at = board.panes[place], _number(event, "token")
+            if not 0 <= at < len(pane.tokens):
+                return ""
+            pane.token = at
+            return views.alternatives(pane)
+
+        for asked in (
+            top.ask.click(ask, sent, outputs, **STREAMING),
+            part.retry.click(retry, sent, outputs, **STREAMING),
+            part.beside.click(go_on, [state], outputs, **STREAMING),
+        ):
+            asked.then(show, {state, top.view}, self._views(), **STREAMING)
+        part.stop.click(lambda board: board.panes[place].stop(), [state], None, **QUICK)
+        part.answer.click(choose, [state], [part.beside], **QUICK)
+
+    def _ask(self, place: int, sent: Shown, again: bool) -> AsyncIterator[Shown]:
+        board: Board = sent[self._state]
+
+        def begin() -> tuple[AsyncGenerator[Progress, None], int]:
+            words = question(sent[self._top.box])
+            setting = self._setting(sent, place)
+            entry, system = system_of(setting, self._shell.catalogue)
+            asked = Asked(entry, system, setting.samples, *board.example(words))
+            return board.panes[place].ask(self._shell.lender, asked, again), setting.samples
+
+        return self._answering(place, board, begin)
+
+    async def _answering(
+        self,
+        place: int,
+        board: Board,
+        begin: Callable[[], tuple[AsyncGenerator[Progress, None], int]],
+    ) -> AsyncIterator[Shown]:
+        """What a pane shows as its answers come, and whatever goes wrong, in the pane."""
+        if place >= board.count:
+            return
+        part, pane = self._parts[place], board.panes[place]
+        free = {part.stop: _button(False), part.retry: _button(True)}
+        try:
+            steps, samples = begin()
+            if not pane.busy:
+                waiting = line("Waiting for the model…")
+                yield {
+                    part.status: waiting,
+                    part.answer: "",
+                    part.beside: "",
+                    part.votes: "",
+                    part.stop: _button(True),
+                    part.retry: _button(False),
+                }
+            async with aclosing(steps):
+                async for step in steps:
+                    if step.turns is None:
+                        yield {part.status: views.coming(step, samples), part.answer: views.text_of(step.text)}
+            answered = pane.answered
+            assert answered is not None, "the samples have no end"
+            yield {
+                part.status: views.ended(answered),
+                part.answer: views.text_of(answered.text),
+                part.votes: views.votes(answered),
+                self._shell.live: said(views.said(NAMES[place].upper(), answered)),
+                **free,
+            }
+        except UserError as error:
+            spoken = {self._shell.live: said(error)}
+            yield {part.status: line(error, True), **spoken, **({} if pane.busy else free)}
+        except Exception as error:  # a bug: its traceback is for the terminal, the page goes on
+            traceback.print_exc(file=sys.stderr)
+            yield {part.status: line(f"Failed: {type(error).__name__}.", True), **free}
+
+    def _stop(self, place: int, board: Board) -> None:
+        board.panes[place].stop()
+
+    def _choose(self, place: int, board: Board, event: Any) -> str:
+        pane, at = board.panes[place], _number(event, "token")
+        if not 0 <= at < len(pane.tokens):
+            return ""
+        pane.token = at
+        return views.alternatives(pane)
+
+    async def _shown(self, sent: Shown) -> AsyncIterator[Shown]:
+        """The answers in the way that is chosen."""
+        board, way = sent[self._state], sent[self._top.view]
+        for pane, part in zip(board.panes[: board.count], self._parts, strict=False):
+            if pane.busy or pane.answered is None:
+                continue
+            text = pane.answered.text
+            if way == "differences":
+                first = board.panes[0].answered
+                whole = first is None or pane is board.panes[0]
+                shown = (
+                    views.text_of(text) if whole else await asyncio.to_thread(views.differing, first.text, text)
+                )
+                yield {part.answer: shown, part.beside: ""}
+            elif way == "probabilities":
+                try:
+                    await pane.score(self._shell.lender)
+                    if pane.tokens:
+                        yield {part.answer: views.tokens_of(pane.tokens), part.beside: views.alternatives(pane)}
+                except UserError as error:
+                    yield {part.answer: line(error, True) + views.text_of(text), part.beside: ""}
+            else:
+                yield {part.answer: views.text_of(text), part.beside: ""}
+
+
+def _number(event: Any, name: str) -> int:
+    """A place that the browser names; −1 where it is none."""
+    data = event._data if isinstance(event._data, dict) else {}
+    value = data.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
+
+
+def _button(active: bool) -> Any:
+    import gradio as gr
+
+    return gr.Button(interactive=active)
