@@ -36,13 +36,19 @@ class Pane:
         still: dict[str, Any] = {"js_on_load": None, "apply_default_css": False}
         with gr.Row(elem_id="chat-pane"):
             with gr.Column(scale=1, min_width=270):
-                self.controls = Controls(shell, self.state)
                 with gr.Accordion("Conversations", elem_id="chat-conversations"):
                     self.new = gr.Button("New conversation", elem_id="chat-new", size="sm")
                     self.search = gr.Textbox(
-                        label="Search names and texts", elem_id="chat-search", max_lines=1, max_length=200
+                        label="Search names and texts",
+                        show_label=False,
+                        container=False,
+                        placeholder="Search names and texts",
+                        elem_id="chat-search",
+                        max_lines=1,
+                        max_length=200,
                     )
                     self.listing = gr.HTML("", elem_id="chat-list", elem_classes=["pane", "chat-list"], **acting)
+                self.controls = Controls(shell, self.state)
             with gr.Column(scale=3, min_width=320):
                 empty = chat_view.head(None, "")
                 self.head = gr.HTML(empty, elem_id="chat-head", elem_classes=["pane"], **acting)
@@ -50,15 +56,18 @@ class Pane:
                     self.view = gr.HTML(chat_view.EMPTY, elem_id="chat-view", elem_classes=["pane"], **acting)
                     self.coming = gr.HTML("", elem_id="chat-coming", elem_classes=["pane"], **still)
                 self.status = gr.HTML("", elem_id="chat-line", elem_classes=["pane"], **still)
-                self.box = gr.Textbox(
-                    label="Question",
-                    elem_id="chat-question",
-                    lines=1,
-                    max_lines=8,
-                    max_length=MAX_TEXT,
-                    placeholder="Enter sends, Shift+Enter begins a new line",
-                )
                 with gr.Row(elem_id="chat-ask"):
+                    self.box = gr.Textbox(
+                        label="Question",
+                        show_label=False,
+                        container=False,
+                        placeholder="Your question. Enter sends, Shift+Enter begins a new line.",
+                        elem_id="chat-question",
+                        lines=1,
+                        max_lines=8,
+                        max_length=MAX_TEXT,
+                        scale=1,
+                    )
                     self.send = gr.Button("Send", elem_id="chat-send", variant="primary", min_width=90)
                     self.stop = gr.Button("Stop (Esc)", elem_id="chat-stop", interactive=False, min_width=90)
         self.file = gr.Textbox("", elem_id="chat-file", visible="hidden", label="File")
@@ -69,13 +78,13 @@ class Pane:
         """The visitor's conversations."""
         return History(self.shell.home(request) / "chats")
 
-    def shown(self, sent: Updates, history: History, model: object) -> Updates:
-        """The conversation as a whole, as the session has it now."""
+    def shown(self, sent: Updates, history: History, model: object, asking: bool = False) -> Updates:
+        """The conversation as a whole, as the session has it now; `asking` while its last question is asked."""
         session, search = sent[self.state], sent[self.search] or ""
         chat = history.read(session.chat) if session.chat else None
         return {
             self.head: chat_view.head(chat, session.leaf),
-            self.view: chat_view.messages(chat, session.leaf),
+            self.view: chat_view.messages(chat, session.leaf, asking),
             self.coming: "",
             self.listing: chat_view.conversations(history.listed(search), session.chat, search),
             self.shell.address: query("chat", {"model": model, "chat": session.chat}),
@@ -125,7 +134,7 @@ class Pane:
     ) -> AsyncGenerator[Updates, None]:
         session = sent[self.state]
         mine = session.chat
-        first = await asyncio.to_thread(self.shown, sent, history, entry.key)
+        first = await asyncio.to_thread(self.shown, sent, history, entry.key, True)
         yield {**first, **self.busy, **extra, self.coming: chat_view.coming("")}
         async with aclosing(answered(self.shell.lender, entry, settings, history, session, id)) as states:
             async for heard in states:

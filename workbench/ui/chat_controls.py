@@ -36,7 +36,7 @@ class Controls:
         self._shell, self._state = shell, state
         self.model = gr.Dropdown([], label="Model", elem_id="chat-model", interactive=True)
         self._facts = gr.HTML("", elem_id="chat-facts", elem_classes=["pane"], js_on_load=None)
-        with gr.Accordion("System prompt and persona", open=False, elem_id="chat-prompt"):
+        with gr.Accordion("Prompt and persona", open=False, elem_id="chat-prompt"):
             self._persona = gr.Dropdown(
                 _personas(None), value=NONE, label="Persona", elem_id="chat-persona", interactive=True
             )

@@ -53,16 +53,12 @@ def head(chat: Chat | None, leaf: str) -> str:
     )
 
 
-def messages(chat: Chat | None, leaf: str, failed: str = "") -> str:
-    """A branch from its beginning.
-
-    Args:
-        failed: id of a question whose answer has just failed or was empty, where one has.
-    """
+def messages(chat: Chat | None, leaf: str, asking: bool) -> str:
+    """A branch from its beginning; `asking` while the answer to its last question is on its way."""
     branch = [] if chat is None else chat.branch(leaf)
     if chat is None or not branch:
         return EMPTY
-    return "".join(_message(chat, node, node.id == branch[-1].id) for node in branch)
+    return "".join(_message(chat, node, node.id == branch[-1].id and not asking) for node in branch)
 
 
 def coming(text: str) -> str:
@@ -86,12 +82,12 @@ def _listed(one: Listed, opened: bool) -> str:
     )
 
 
-def _message(chat: Chat, node: Node, last: bool) -> str:
+def _message(chat: Chat, node: Node, unanswered: bool) -> str:
     asked = node.role == "user"
     acts = [_versions(chat, node)]
     if asked:
         acts.append(_button("edit", "Edit", "Edit this question and ask it again"))
-        if last:
+        if unanswered:
             acts.append(_button("again", "Try again", "Ask this question again"))
     else:
         acts.append(_button("again", "Regenerate", "Draw another answer to the same question"))
