@@ -1,0 +1,119 @@
+"""The arena's HTML: two answers side by side, who gave them once that is told, and what the votes add up to."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.arena.asked import Asked
+from workbench.arena.kept import Standing, Standings
+from workbench.types import Interval
+from workbench.ui.shell import html, line
+
+WORDS = {"left": "Left is better", "right": "Right is better", "tie": "Tie", "both bad": "Both are bad"}
+"""The votes, as their buttons say them."""
+
+
+def question(asked: Asked | None) -> str:
+    """The question, and how the task's prompt asks it where that is more than the question."""
+    if asked is None:
+        return "<p>Two answers will stand here, without names. Start a round.</p>"
+    text = asked.example.input
+    turns = asked.turns()
+    asked_as = ""
+    if [turn.content for turn in turns] != [text]:
+        told = "".join(f"<p><b>{html(turn.role)}</b></p><p class=exact>{html(turn.content)}</p>" for turn in turns)
+        asked_as = f"<details><summary>As the task asks it</summary>{told}</details>"
+    return f"<h3>Question</h3><p class=exact>{html(text)}</p>{asked_as}"
+
+
+def answers(left: str, right: str, row: Mapping[str, Any] | None = None) -> str:
+    """Both answers in the same frame; with a vote's row also who gave them, and what was voted."""
+    sides = (
+        f'<section class="arena-side{" arena-best" if row and row["vote"] == side else ""}"'
+        f' aria-label="{side.title()} answer"><h3>{side.title()}</h3>{_named(side, row)}'
+        f"<p class=exact>{html(text)}</p></section>"
+        for side, text in (("left", left), ("right", right))
+    )
+    return f'<div class="arena-sides">{"".join(sides)}</div>'
+
+
+def _named(side: str, row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    told = row[f"{side}_system"]
+    voted = {side: "voted better", "tie": "tie", "both bad": "voted bad"}.get(row["vote"], "")
+    end = " · cut off at the longest answer" if row[f"{side}_end"] == "length" else ""
+    return (
+        f"<p class=arena-name><b>{html(told['label'])}</b> <code>{html(told['hash'])}</code>"
+        f"{f' · {voted}' if voted else ''}{end}</p>"
+    )
+
+
+def voted(row: Mapping[str, Any]) -> str:
+    """A vote in a sentence, with the names."""
+    left, right = (row[f"{side}_system"]["label"] for side in ("left", "right"))
+    flag = ""
+    if row["names_itself"]:
+        flag = " An answer named its model, so the vote is kept and not counted in the standings."
+    return f"Vote kept: {WORDS[row['vote']].lower()}. Left was {left}, right was {right}.{flag}"
+
+
+def standings(told: Standings) -> str:
+    """The table of all models, and how votes fell to the left side."""
+    head = "<h3>Standings</h3>"
+    if not told.rows:
+        left_out = f" {told.left_out} left out: an answer named its model." if told.left_out else ""
+        return f"{head}<p>No vote is counted yet.{left_out}</p>"
+    columns = ("Votes", "Won", "Lost", "Tie", "Both bad", "Win rate", "Strength")
+    heads = "".join(f'<th scope="col" class="number">{column}</th>' for column in columns)
+    rows = "".join(_row(one) for one in told.rows)
+    untold = any(one.strength is None for one in told.rows)
+    open_bound = any(one.strength and not math.isfinite(one.strength.high - one.strength.low) for one in told.rows)
+    notes = [
+        "Win rate: wins among the votes for a side, with the 95 % Wilson interval; ties and both bad left out.",
+        "Strength: Bradley–Terry on the Elo scale, mean 1000, a tie as half a win each, both bad left out; "
+        "with the 95 % bootstrap interval over votes. 400 points are odds of ten to one.",
+    ]
+    if untold:
+        notes.append(
+            "A strength is told once a chain of wins leads from every model to every other: as long as one has "
+            "won all its votes, or lost all, or never met the others, no finite strength is the likeliest."
+        )
+    if open_bound:
+        notes.append("∞: so few votes allow any strength on that side.")
+    counted = f"{_votes(told.votes)} counted"
+    if told.left_out:
+        counted += f", {told.left_out} left out because an answer named its model"
+    side = "No vote for a side yet."
+    if told.decided:
+        side = f"The left answer won {_share(told.left)} of {told.decided}; 50 % is no position bias."
+    return (
+        f'{head}<div class="wide" tabindex="0" role="region" aria-label="Standings"><table>'
+        f'<caption>{counted}. {side}</caption><thead><tr><th scope="col">Model</th>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+        f"<details><summary>How these are computed</summary>{''.join(map(line, notes))}</details>"
+    )
+
+
+def _row(one: Standing) -> str:
+    rate = _share(one.rate) if one.wins + one.losses else "–"
+    strength = _elo(one.strength) if one.strength else "cannot be told yet"
+    cells = (one.votes, one.wins, one.losses, one.ties, one.both_bad, rate, strength)
+    told = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+    return f'<tr><th scope="row">{html(one.label)}</th>{told}</tr>'
+
+
+def _votes(count: int) -> str:
+    return f"{count:,} vote{'' if count == 1 else 's'}"
+
+
+def _share(share: Interval) -> str:
+    return f"{100 * share.value:.0f} % ({100 * share.low:.0f} – {100 * share.high:.0f})"
+
+
+def _elo(strength: Interval) -> str:
+    return f"{strength.value:.0f} ({_bound(strength.low)} – {_bound(strength.high)})"
+
+
+def _bound(value: float) -> str:
+    return f"{value:.0f}" if math.isfinite(value) else ("∞" if value > 0 else "−∞")
