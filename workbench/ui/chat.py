@@ -61,7 +61,7 @@ class Pane:
                         label="Question",
                         show_label=False,
                         container=False,
-                        placeholder="Your question. Enter sends, Shift+Enter begins a new line.",
+                        placeholder="Your question",
                         elem_id="chat-question",
                         lines=1,
                         max_lines=8,
@@ -71,8 +71,12 @@ class Pane:
                     self.send = gr.Button("Send", elem_id="chat-send", variant="primary", min_width=90)
                     self.stop = gr.Button("Stop (Esc)", elem_id="chat-stop", interactive=False, min_width=90)
         self.file = gr.Textbox("", elem_id="chat-file", visible="hidden", label="File")
-        self.free: Updates = {self.send: gr.Button(interactive=True), self.stop: gr.Button(interactive=False)}
-        self.busy: Updates = {self.send: gr.Button(interactive=False), self.stop: gr.Button(interactive=True)}
+
+    def buttons(self, busy: bool) -> Updates:
+        """Send and Stop, while an answer is on its way or while none is."""
+        import gradio as gr
+
+        return {self.send: gr.Button(interactive=not busy), self.stop: gr.Button(interactive=busy)}
 
     def history(self, request: Any) -> History:
         """The visitor's conversations."""
@@ -135,7 +139,7 @@ class Pane:
         session = sent[self.state]
         mine = session.chat
         first = await asyncio.to_thread(self.shown, sent, history, entry.key, True)
-        yield {**first, **self.busy, **extra, self.coming: chat_view.coming("")}
+        yield {**first, **self.buttons(True), **extra, self.coming: chat_view.coming("")}
         async with aclosing(answered(self.shell.lender, entry, settings, history, session, id)) as states:
             async for heard in states:
                 if session.chat != mine:  # another one was opened meanwhile
@@ -145,7 +149,7 @@ class Pane:
                     continue
                 whole = await asyncio.to_thread(self.shown, sent, history, entry.key)
                 told = {self.status: line(heard.line, heard.problem), self.shell.live: said(sentence(heard.turn))}
-                yield {**whole, **told, **self.free}
+                yield {**whole, **told, **self.buttons(False)}
 
     async def guarded(self, sent: Updates, states: AsyncGenerator[Updates, None]) -> AsyncGenerator[Updates, None]:
         """What is yielded; and whatever goes wrong, as a line of the pane."""
@@ -154,14 +158,14 @@ class Pane:
                 async for now in states:
                     yield now
             if not sent[self.state].talk.busy:
-                yield self.free
+                yield self.buttons(False)
         except UserError as error:
-            ended: Updates = {} if sent[self.state].talk.busy else {**self.free, self.coming: ""}
+            ended: Updates = {} if sent[self.state].talk.busy else {**self.buttons(False), self.coming: ""}
             yield {self.status: line(error, True), self.shell.live: said(error), **ended}
         except Exception as error:  # a bug: its traceback is for the terminal, the page goes on
             traceback.print_exc(file=sys.stderr)
             failed = f"That failed ({type(error).__name__}). The terminal tells more."
-            yield {self.status: line(failed, True), self.coming: "", **self.free}
+            yield {self.status: line(failed, True), self.coming: "", **self.buttons(False)}
 
 
 def add_chat(shell: Shell) -> None:
