@@ -206,7 +206,7 @@ def drawing(chart: Chart, width: int, height: int) -> dict[str, Any]:
         "y_ticks": [
             {
                 "y": edges["top"] + tall * (ticks[-1] - v) / (ticks[-1] - ticks[0]),
-                "text": f"{100 * v:.0f} %" if chart.share else f"{v:.3g}",
+                "text": f"{100 * v:.0f} %" if chart.share else _value(v),
             }
             for v in ticks
         ],
@@ -227,6 +227,10 @@ def _spread(xs: Sequence[float], count: int) -> list[int]:
             chosen.add(i)
             last = cell
     return sorted(chosen)
+
+
+def _value(v: float) -> str:
+    return f"{v:.3g}" if abs(v) < 1e4 else quantity(v)
 
 
 def _ticks(low: float, high: float) -> list[float]:

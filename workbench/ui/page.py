@@ -1,31 +1,42 @@
 """The page: its tabs, its live region, its address. Each tab's content is a pane, a file of this folder."""
 
 from collections.abc import Callable
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from workbench.catalogue import Catalogue
 from workbench.lending import Lender
-from workbench.ui import chat, runs
-from workbench.ui.shell import QUICK, Shell, asked, query
+from workbench.ui import arena, chat, runs
+from workbench.ui.shell import QUICK, Shell, asked
 
 _OWN = files("workbench.ui")
 
-CSS = _OWN.joinpath("page.css").read_text(encoding="utf-8") + chat.CSS + runs.CSS
+CSS = _OWN.joinpath("page.css").read_text(encoding="utf-8") + chat.CSS + arena.CSS + runs.CSS
 
-HEAD = f"<script>{_OWN.joinpath('page.js').read_text(encoding='utf-8')}</script>"
+HEAD = f"<script>{_OWN.joinpath('page.js').read_text(encoding='utf-8')}{arena.JS}</script>"
 """What the page's head gets: the panes' scripts."""
 
 TABS: dict[str, tuple[str, Callable[[Shell], None]]] = {
     "chat": ("Chat", chat.add_chat),
-    "runs": ("Runs", lambda shell: runs.add_runs(shell.blocks, shell.runs)),
+    "arena": ("Arena", arena.add_arena),
+    "runs": ("Runs", runs.add_runs),
 }
 """The tabs by the name that the address gives them: title, and what fills it."""
 
 _LIVE = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
-_SET_ADDRESS = "(q) => { if (q) history.replaceState(null, '', q); }"
+_SET_ADDRESS = """(q) => {
+    if (!q) return;
+    history.replaceState(null, '', q);
+    (window.queries ??= {})[new URLSearchParams(q).get('tab')] = q;
+}"""
+# A tab that is opened has the address that it had before, or that the page was opened with.
+_TAB_ADDRESS = """() => {
+    const asked = new URLSearchParams(location.search).get('tab');
+    if (!window.tabOpened && NAMES.includes(asked) && asked !== 'NAME') return null;  // not there yet
+    window.tabOpened = true;
+    return (window.queries ?? {})['NAME'] ?? (asked === 'NAME' ? location.search : '?tab=NAME');
+}"""
 
 
 def build(catalogue: Catalogue, lender: Lender, folder: Path) -> Any:
@@ -47,7 +58,9 @@ def build(catalogue: Catalogue, lender: Lender, folder: Path) -> Any:
             for name, (title, add) in TABS.items():
                 with gr.Tab(title, id=name) as tab:
                     add(shell)
-                tab.select(partial(query, name), None, [address], **QUICK)
+                tab.select(
+                    None, None, [address], js=_TAB_ADDRESS.replace("NAMES", str(list(TABS))).replace("NAME", name)
+                )
         address.change(None, [address], None, js=_SET_ADDRESS)
 
         def open_tab(request: gr.Request) -> Any:

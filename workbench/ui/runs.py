@@ -1,303 +1,203 @@
-"""The runs: a table of all, and of one its result, its questions, its rungs and its model card.
+"""The runs: a list of all, and of one how it goes, its results, its questions, and itself beside another.
 
 This pane only reads. All that it shows may have been written by a model or come with a folder from elsewhere,
-so every text is escaped, and what cannot be seen is spelled out.
+so every text is escaped, what cannot be seen is spelled out, and what the browser names is looked up among what
+there is. `runs_view.py` says what is shown, `runs_layout.py` where.
 """
 
+from collections.abc import Callable
 from functools import partial
-from html import escape
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 from workbench.errors import UserError
-from workbench.inert import visible
-from workbench.report import Rung, amount, counts, duration, percent, quantity, table
-from workbench.run_folder import RunFolder, find_run, list_runs
-from workbench.session import one_sample
-from workbench.store import Store
-from workbench.types import CostToMake, Interval, Outcome, Result, Status
+from workbench.ui.runs_layout import Layout, lay_out
+from workbench.ui.runs_list import PER_PAGE
+from workbench.ui.runs_view import Sections, Shown, View, changed_only
+from workbench.ui.shell import QUICK, Shell, asked, line, query, said
 
-HEADERS = ["run", "recipe", "state", "score", "made (UTC)"]
-OUTCOMES = ["all", *(status.value for status in Status)]
-PER_PAGE = 25
+CSS = files("workbench.ui").joinpath("runs.css").read_text(encoding="utf-8")
 
-_DAMAGE = (UserError, OSError, TypeError, KeyError, ValueError, AttributeError)  # what a damaged file leads to
+_TO_HEAD = "() => setTimeout(() => document.querySelector('#runs-head h2')?.focus(), 150)"
+_TO_LIST = "() => setTimeout(() => document.querySelector('#runs-list a')?.focus(), 150)"
 
-
-# --- what there is ----------------------------------------------------------------------------------
+Updates = dict[Any, Any]
 
 
-def run_rows(root: Path) -> list[list[str]]:
-    """One row of `HEADERS` a run, latest first."""
-    rows = []
-    for info in reversed(list_runs(root)):
-        rungs = len(_rung_files(info.path))
-        score = _score(RunFolder(info.path)) or (f"{rungs} {'rung' if rungs == 1 else 'rungs'}" if rungs else "")
-        made = info.created[:16].replace("T", " ")
-        rows.append([visible(cell) for cell in (info.id, info.recipe, info.state, score, made)])
-    return rows
-
-
-def left_out(root: Path) -> list[str]:
-    """Folders among the runs that cannot be read as one."""
-    known = {info.id for info in list_runs(root)}
-    folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    return sorted(name for name in folders if name not in known and not name.startswith("."))
-
-
-def read_results(run: RunFolder) -> tuple[dict[str, Result], list[str]]:
-    """The run's results by name, its own first ("result"), then its rungs'; and what could not be read.
-
-    Rungs come in the order of the run's config, others in the order in which they were finished.
-    """
-    results, problems = {}, []
-    asked = run.config.get("ladder", {}).get("rungs") if isinstance(run.config.get("ladder"), dict) else None
-    rungs = sorted(
-        (file.stem for file in _rung_files(run.path)),
-        key=lambda stem: (asked or []).index(stem[5:]) if stem[5:] in (asked or []) else len(asked or []),
-    )
-    for stem in ["result", *rungs]:
-        try:
-            result = run.read_result(stem)
-        except _DAMAGE as error:
-            problems.append(f"{stem}.json cannot be read: {error}")
-            continue
-        if result is not None:
-            results[stem.removeprefix("rung-")] = result
-    return results, problems
-
-
-def rungs_table(root: Path, results: dict[str, Result]) -> str:
-    """The terminal's table of a ladder's rungs; empty where there are none.
-
-    The number of systems that have been looked at is the store's, as of now, or without a store the rungs'.
-    """
-    rungs = [Rung(name, result, one_sample(result)) for name, result in results.items() if name != "result"]
-    if not rungs:
-        return ""
-    first, looks = rungs[0].result, len(rungs)
-    if (file := root / "completions.sqlite").is_file():
-        store = Store(file)
-        try:
-            looks = store.looks(first.task_hash, first.split)
-        finally:
-            store.close()
-    return table(rungs, looks)
-
-
-def select_outcomes(result: Result, which: str) -> list[Outcome]:
-    """The questions with this outcome, or all."""
-    return [outcome for outcome in result.outcomes if which in ("all", outcome.status.value)]
-
-
-def read_card(run: RunFolder) -> str:
-    """The model card's text; empty where the run made none, or where it is a link out of the folder."""
-    file = run.path / "README.md"
-    if not file.is_file() or not file.resolve().is_relative_to(run.path.resolve()):
-        return ""
-    return file.read_text(encoding="utf-8", errors="surrogateescape")
-
-
-def _rung_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("rung-*.json"), key=lambda file: (file.stat().st_mtime, file.name))
-
-
-def _score(run: RunFolder) -> str:
-    try:
-        result = run.read_result()
-    except _DAMAGE:
-        return "damaged"
-    return "" if result is None else _with_interval(result.score)
-
-
-def _with_interval(score: Interval) -> str:
-    return f"{percent(score.value)} ({100 * score.low:.1f} – {100 * score.high:.1f})"
-
-
-# --- as HTML ----------------------------------------------------------------------------------------
-
-
-def head_html(run: RunFolder, problems: list[str]) -> str:
-    """Which run this is, what could not be read, and where its files lie."""
-    report = run.path / "report.html"
-    lines = [f"<h2>{_html(run.id)}</h2>", f"<p>Folder: <code>{_html(run.path.resolve())}</code></p>"]
-    if report.is_file():
-        lines.append(f"<p>Report, a page to open by itself: <code>{_html(report.resolve())}</code></p>")
-    return "\n".join([*lines, *(f"<p class='problem'>{_html(problem)}</p>" for problem in problems)])
-
-
-def result_html(result: Result) -> str:
-    """Accuracy with its interval, the five outcomes counted, both costs, and the notes."""
-    make, use, score = result.cost_to_make, result.cost_to_use, result.score
-    made = "nothing"
-    if make != CostToMake():
-        parts = [duration(make.seconds)]
-        parts += [f"{quantity(make.tokens)} tokens"] if make.tokens else []
-        parts += [amount(make.flops, "FLOPs")] if make.flops else []
-        parts += [f"{make.peak_memory_bytes / 2**30:.1f} GiB at most"] if make.peak_memory_bytes else []
-        parts += [f"{make.watt_hours:.3g} Wh ({make.energy_source})"] if make.watt_hours else []
-        made = ", ".join(parts)
-    used = [f"{use.prompt_tokens:,.0f} + {use.completion_tokens:,.0f} tokens"]
-    used += [amount(use.flops, "FLOPs")] if use.flops is not None else ["FLOPs not known"]
-    interval = f"{100 * score.confidence:.0f} % interval {100 * score.low:.1f} – {100 * score.high:.1f}"
-    facts = {
-        "accuracy": f"{percent(score.value)}, {interval} ({score.method})",
-        "of": f"{result.total} answered of {len(result.outcomes)} questions: {result.task}, split {result.split}",
-        "to make": made,
-        "to use, a question": ", ".join([*used, duration(use.seconds)]),
-        "system": result.system,
-    }
-    tiles = "".join(f"<li class='{name}'><b>{number:,}</b> {name}</li>" for name, number in counts(result).items())
-    rows = "".join(f"<dt>{name}</dt><dd>{_html(value)}</dd>" for name, value in facts.items())
-    notes = "".join(f"<p>{_html(note)}</p>" for note in result.notes)
-    return f"<ul class='counts'>{tiles}</ul><dl>{rows}</dl>{notes}"
-
-
-def questions_html(outcomes: list[Outcome], page: int) -> str:
-    """One page of questions: id, what became of it, target, answer and the whole text."""
-    if not outcomes:
-        return "<p>No question had this outcome.</p>"
-    start = min(max(page, 0), (len(outcomes) - 1) // PER_PAGE) * PER_PAGE
-    shown = outcomes[start : start + PER_PAGE]
-    items = [f"<p>{start + 1} – {start + len(shown)} of {len(outcomes):,}</p>"]
-    for outcome in shown:
-        of = f", text of one of {outcome.samples} samples" if outcome.samples > 1 else ""
-        answer = "<i>none found</i>" if outcome.answer is None else f"<code>{_html(outcome.answer)}</code>"
-        text = f"<pre>{_html(outcome.text)}</pre>" if outcome.text else "<p><i>No text.</i></p>"
-        items.append(
-            f"<article class='{outcome.status.value}'><p><b>{outcome.status.value}</b> "
-            f"<code>{_html(outcome.id)}</code>{of}</p>"
-            f"<p>target <code>{_html(outcome.target)}</code>, answer {answer}</p>{text}</article>"
-        )
-    return "".join(items)
-
-
-def pre_html(title: str, text: str) -> str:
-    """A text as it is, below its title; nothing where it is empty."""
-    return f"<h3>{_html(title)}</h3><pre>{_html(text)}</pre>" if text else ""
-
-
-def _html(text: object) -> str:
-    return escape(visible(text), quote=True)
-
-
-# --- the pane ---------------------------------------------------------------------------------------
-
-CSS = """
-.gradio-container { width: 100%; min-width: 0 !important; max-width: 1200px !important; margin: auto; }
-.gradio-container :is(main, .main, .wrap, .column, .row, .block, .form, .html-container) { min-width: 0 !important;
-    max-width: 100%; }
-.pane h2 { font-size: 1.25rem; overflow-wrap: anywhere; margin: .5rem 0; }
-.pane h3 { font-size: 1.05rem; margin: 1rem 0 .3rem; }
-.pane p { margin: .25rem 0; overflow-wrap: anywhere; }
-.pane code, .pane pre { font-family: ui-monospace, monospace; font-size: .85rem; }
-.pane code { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--background-fill-secondary);
-    padding: .05rem .25rem; border-radius: 3px; }
-.pane pre { white-space: pre; overflow-x: auto; padding: .6rem; margin: .3rem 0; line-height: 1.35;
-    background: var(--background-fill-secondary); border-radius: 4px; }
-.pane .problem { color: var(--error-text-color, #b91c1c); }
-.pane dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: .6rem 0; }
-.pane dt { opacity: .75; } .pane dd { margin: 0; overflow-wrap: anywhere; }
-.pane .counts { display: flex; flex-wrap: wrap; gap: .5rem; list-style: none; padding: 0; margin: .6rem 0; }
-.pane .counts li { border: 1px solid var(--border-color-primary); border-radius: 4px; padding: .2rem .6rem;
-    margin: 0; }
-.pane article { border-left: 3px solid #b45309; padding: .1rem 0 .1rem .8rem; margin: .9rem 0; }
-.pane article pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-.pane article.correct { border-color: #15803d; } .pane article.error { border-color: #6b7280; }
-"""
-
-
-def add_runs(blocks: Any, root: Path) -> None:
-    """Put the pane's components into the Blocks that are being built, and connect them.
-
-    What the browser names (a run, a result, an outcome) is looked up among what there is, never opened as a path.
-    """
+def add_runs(shell: Shell) -> None:
+    """Put the pane's components into the Blocks that are being built, and connect them."""
     import gradio as gr
 
-    def html(name: str) -> Any:
-        return gr.HTML(elem_id=name, elem_classes=["pane"], js_on_load=None)
+    made = lay_out(shell)
+    pane, state = Pane(shell, View(shell.runs), made), gr.State(Shown())
+    boxes, outputs = made.boxes, [*made.outputs(), shell.address, shell.live]
 
-    chosen, page = gr.State(""), gr.State(0)
-    with gr.Row():
-        gr.HTML(f"<p>Runs in <code>{_html(root.resolve())}</code></p>", elem_classes=["pane"], js_on_load=None)
-        refresh = gr.Button("Refresh", elem_id="refresh", scale=0, min_width=120)
-    runs = gr.Dataframe(
-        headers=HEADERS,
-        datatype="str",
-        type="array",
-        interactive=False,
-        elem_id="runs",
-        label="Runs: click one",
-        column_widths=["350px", "170px", "140px", "230px", "200px"],
-        buttons=[],
-    )
-    message = html("message")
-    with gr.Column(visible=False, elem_id="run") as detail:
-        head, rungs = html("head"), html("rungs")
-        with gr.Column(visible=False) as measured:
-            name = gr.Dropdown([], label="Result of", elem_id="name", filterable=False)
-            result = html("result")
-            which = gr.Radio(OUTCOMES, value="all", label="Questions", elem_id="which")
-            questions = html("questions")
-            with gr.Row(visible=False) as paging:
-                back = gr.Button("Back", elem_id="back", size="sm")
-                forward = gr.Button("Further", elem_id="forward", size="sm")
-        card = html("card")
+    def on(triggers: Any, do: Callable[..., Any], *inputs: Any) -> Any:
+        return gr.on(triggers, do, [*inputs, state], outputs, **QUICK)
 
-    def show_list() -> tuple[list[list[str]], str]:
-        rows, out = run_rows(root), left_out(root)
-        notes = [] if rows else ["There are no runs yet. `workbench quickstart` makes the first."]
-        if out:
-            notes.append(f"Left out, because they hold no readable run: {', '.join(out)}.")
-        return rows, "".join(f"<p>{_html(note)}</p>" for note in notes)
+    def begin(shown: Shown, request: gr.Request) -> Updates:
+        return pane.begin(shown, asked(request))
 
-    def show_run(event: gr.SelectData) -> dict[Any, Any]:
-        try:
-            row = event.row_value
-            run = find_run(root, row[0] if isinstance(row, list) and row and isinstance(row[0], str) else "")
-            found, problems = read_results(run)
-            rungs_text = rungs_table(root, found)
-            card_text = read_card(run)
-        except _DAMAGE as error:
-            return {message: f"<p class='problem'>{_html(error)}</p>", detail: gr.Column(visible=False)}
-        names = list(found)
+    def open_clicked(shown: Shown, event: gr.EventData) -> Updates:
+        return pane.open(shown, event._data.get("run"))
+
+    def question_clicked(shown: Shown, event: gr.EventData) -> Updates:
+        return pane.show_whole("questions", event._data.get("place"), shown)
+
+    def change_clicked(shown: Shown, event: gr.EventData) -> Updates:
+        return pane.show_whole("changed", event._data.get("place"), shown)
+
+    on(shell.blocks.load, begin)
+    named = [boxes[name] for name in ("text", "recipe", "state")]
+    on([boxes["text"].change, *(box.input for box in named[1:]), boxes["refresh"].click], pane.filter, *named)
+    on(made.htmls["list"].click, open_clicked).then(None, js=_TO_HEAD)
+    on(boxes["close"].click, pane.close).then(None, js=_TO_LIST)
+    for name in ("result", "part", "which", "other", "kind"):
+        on(boxes[name].input, partial(pane.choose, name), boxes[name])
+    on(made.htmls["questions"].click, question_clicked)
+    on(made.htmls["changed"].click, change_clicked)
+    for name, (_, back, further) in made.rows.items():
+        on(back.click, partial(pane.turn, name, -1))
+        on(further.click, partial(pane.turn, name, 1))
+    on(boxes["timer"].tick, pane.tick)
+
+
+class Pane:
+    """What the pane's listeners do: each changes what is shown, and gives what of the page is another now."""
+
+    def __init__(self, shell: Shell, view: View, made: Layout) -> None:
+        self.shell, self.view, self.made, self.boxes = shell, view, made, made.boxes
+
+    # --- the list, and the run that is open -----------------------------------------------------------
+
+    def begin(self, shown: Shown, fields: dict[str, str]) -> Updates:
+        """The page was opened: the list, or the run that its address names."""
+        out = self._list(shown)
+        if fields.get("tab") != "runs" or not fields.get("run"):
+            return out
+        return out | self.open(shown, fields["run"], fields.get("result", ""), fields.get("with", "")[:500])
+
+    def filter(self, text: Any, recipe: Any, state: Any, shown: Shown) -> Updates:
+        """Show the runs of the list that are like this."""
+        shown.text, shown.recipe, shown.state = (str(value or "")[:200] for value in (text, recipe, state))
+        shown.page = 0
+        return self._list(shown) if not shown.id else {}
+
+    def open(self, shown: Shown, id: object, result: str = "", other: str = "") -> Updates:
+        """Show a run in place of the list."""
+        import gradio as gr
+
+        def there(shown: Shown) -> Sections:
+            self.view.open(shown, id, result, other)
+            return {**self.view.run(shown), "message": ""}
+
+        out = self._sections(there, shown)
+        if not shown.id:
+            return out
         return {
-            chosen: run.id,
-            page: 0,
-            message: "",
-            detail: gr.Column(visible=True),
-            measured: gr.Column(visible=bool(found)),
-            head: head_html(run, problems or ([] if found else ["This run has no result yet."])),
-            rungs: pre_html("Rungs", rungs_text),
-            name: gr.Dropdown(names, value=names[0] if names else None, visible=len(names) > 1),
-            result: result_html(found[names[0]]) if names else "",
-            which: "all",
-            questions: questions_html(select_outcomes(found[names[0]], "all"), 0) if names else "",
-            paging: gr.Row(visible=bool(names) and len(found[names[0]].outcomes) > PER_PAGE),
-            card: pre_html("Model card", card_text),
+            **out,
+            self.boxes["everything"]: gr.Column(visible=False),
+            self.boxes["one"]: gr.Column(visible=True),
+            self.boxes["tabs"]: gr.Tabs(selected="compare" if other else "overview"),
         }
 
-    def show_questions(step: int, id: str, wanted: str, outcome: str, number: int) -> dict[Any, Any]:
-        try:
-            found = read_results(find_run(root, id))[0][wanted]
-        except _DAMAGE:
-            return {questions: "<p class='problem'>This result is no longer there. Refresh the list.</p>"}
-        outcomes = select_outcomes(found, outcome)
-        number = min(max(number + step, 0), max(len(outcomes) - 1, 0) // PER_PAGE) if step else 0
-        return {
-            page: number,
-            result: result_html(found),
-            questions: questions_html(outcomes, number),
-            paging: gr.Row(visible=len(outcomes) > PER_PAGE),
-        }
+    def close(self, shown: Shown) -> Updates:
+        """Show the list again."""
+        self.view.close(shown)
+        return {**self._list(shown), self.shell.address: query("runs")}
 
-    asked = [chosen, name, which, page]
-    quick: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 4, "show_progress": "hidden"}
-    refresh.click(show_list, None, [runs, message], **quick)
-    blocks.load(show_list, None, [runs, message], **quick)
-    shown = [page, result, questions, paging]
-    runs.select(
-        show_run, None, [chosen, message, detail, measured, head, rungs, name, which, card, *shown], **quick
-    )
-    for listener, step in ((name.input, 0), (which.input, 0), (back.click, -1), (forward.click, 1)):
-        listener(partial(show_questions, step), asked, shown, **quick)
+    def tick(self, shown: Shown) -> Updates:
+        """What has become of the open run since the last look."""
+        import gradio as gr
+
+        id = shown.id
+        try:
+            sections, news = self.view.follow(shown)
+        except (UserError, OSError) as error:
+            return {self.boxes["timer"]: gr.Timer(active=False), self.made.htmls["problems"]: line(error, True)}
+        if shown.id != id:  # another one was opened meanwhile
+            return {}
+        return {**self._updates(shown, sections), **({self.shell.live: said(news)} if news else {})}
+
+    # --- inside the open run --------------------------------------------------------------------------
+
+    def choose(self, name: str, value: Any, shown: Shown) -> Updates:
+        """Another value of one of the run's inputs, by the input's name."""
+        setattr(shown, name, str(value or "")[:500])
+        if name in ("result", "which"):
+            shown.asked, shown.whole = 0, set()
+        if name in ("result", "other", "kind"):
+            shown.turned, shown.wide = 0, set()
+        views = {"which": self.view.questions, "other": self.view.pair, "kind": self.view.pair}
+        return self._sections(views.get(name, self.view.run), shown)
+
+    def turn(self, name: str, step: int, shown: Shown) -> Updates:
+        """Another page of the list, the questions or those that changed."""
+        if name == "list":
+            shown.page += step
+            return self._list(shown)
+        if name == "questions":
+            shown.asked += step
+            return self._sections(self.view.questions, shown)
+        shown.turned += step
+        return self._sections(self.view.pair, shown)
+
+    def show_whole(self, name: str, place: object, shown: Shown) -> Updates:
+        """Show all of the text at this place of the questions or of those that changed."""
+        if isinstance(place, str) and place.isdecimal() and len(place) < 10:
+            (shown.whole if name == "questions" else shown.wide).add(int(place))
+        return self._sections(self.view.questions if name == "questions" else self.view.pair, shown)
+
+    # --- what the browser is told ---------------------------------------------------------------------
+
+    def _list(self, shown: Shown) -> Updates:
+        import gradio as gr
+
+        sections = {**self.view.all(shown), "running": False, "message": ""}
+        shut = {self.boxes["everything"]: gr.Column(visible=True), self.boxes["one"]: gr.Column(visible=False)}
+        return {**self._updates(shown, sections), **shut}
+
+    def _sections(self, made: Callable[[Shown], Sections], shown: Shown) -> Updates:
+        """What is to be shown of the open run, and its address; the list, and why, where it is gone."""
+        try:
+            sections = made(shown)
+        except (UserError, OSError) as error:
+            self.view.close(shown)
+            out = self._list(shown) | self._updates(shown, {"message": line(error, problem=True)})
+            return {**out, self.shell.address: query("runs")}
+        out = self._updates(shown, sections)
+        first = next(iter(shown.sent.get("results", [])), "")
+        fields = {"run": shown.id, "result": shown.result if shown.result != first else "", "with": shown.other}
+        return {**out, self.shell.address: query("runs", fields)}
+
+    def _updates(self, shown: Shown, sections: Sections) -> Updates:
+        """What the browser does not show yet of these sections."""
+        import gradio as gr
+
+        out: Updates = {}
+        for name, value in changed_only(shown, sections).items():
+            if name in self.made.htmls:
+                out[self.made.htmls[name]] = value
+            elif name.endswith("-paging"):
+                out[self.made.rows[name.removesuffix("-paging")][0]] = gr.Row(visible=value > PER_PAGE)
+            elif name == "kinds":
+                out[self.boxes["kind"]] = gr.Radio(value=value or "all", visible=bool(value))
+            elif name == "which":
+                out[self.boxes["which"]] = value
+            elif name == "running":
+                out[self.boxes["timer"]] = gr.Timer(active=value)
+            elif name == "recipes":
+                out[self.boxes["recipe"]] = gr.Dropdown([("all", ""), *((word, word) for word in value)])
+            elif name in ("results", "parts", "others"):
+                choices, chosen = self._choices(name, value, shown)
+                box = self.boxes[name.removesuffix("s")]
+                out[box] = gr.Dropdown(choices, value=chosen, visible=name == "others" or len(choices) > 1)
+        return out
+
+    def _choices(self, name: str, values: list[str], shown: Shown) -> tuple[list[tuple[str, str]], str | None]:
+        """What can be chosen, as (words, value), and what is."""
+        chosen = {"results": shown.result, "parts": shown.part, "others": shown.other}[name]
+        if name == "parts":
+            named = [(value or "this run", value) for value in values]
+            return named, chosen if chosen in values else values[0] if values else None
+        return [(value.removesuffix("/result"), value) for value in values], chosen if chosen in values else None

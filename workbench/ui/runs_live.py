@@ -29,19 +29,25 @@ _CHARTS: Sequence[tuple[str, str, tuple[str, ...], float, str]] = (
 )
 
 
-def progress_html(told: Progress | None, running: bool) -> str:
-    """How many updates are done, of how many, and how long the rest will take at the latest speed."""
+def progress_html(told: Progress | None, logged: bool) -> str:
+    """How many updates are done, of how many, and how long the rest will take at the latest speed.
+
+    Args:
+        told: how far the training is; None where it has not learned yet.
+        logged: whether anything was written down.
+    """
     if told is None:
-        return line("Nothing has been logged yet.") if running else ""
+        return "" if logged else line("Nothing has been logged yet.")
+    title = "<h3>Training</h3>"
     if told.total is None:
-        return line(f"Update {told.done:,}.")
+        return f"{title}{line(f'Update {told.done:,}.')}"
     share = min(1.0, told.done / told.total)
     left = ""
     if told.seconds_left is not None and told.done < told.total:
         left = f", about {duration(told.seconds_left)} left at the speed of the latest updates"
     words = f"Update {told.done:,} of {told.total:,} ({100 * share:.0f} %){left}."
     bar = f"<progress max='{told.total}' value='{min(told.done, told.total)}' aria-label='Updates'></progress>"
-    return f"{line(words)}{bar}"
+    return f"{title}{line(words)}{bar}"
 
 
 def curves_html(feed: Feed) -> str:
@@ -119,7 +125,7 @@ def _figure(chart: Chart, place: int) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    text = quantity(value) if abs(value) >= 1e5 else f"{value:.4g}"
+    text = f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}" if abs(value) < 1e9 else quantity(value)
     return f"{text} {unit}".rstrip()
 
 

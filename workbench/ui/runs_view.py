@@ -19,6 +19,7 @@ from workbench.run_views.reading import (
     read_card,
     read_part,
     read_results,
+    read_run,
     rung_names,
 )
 from workbench.rungs import DEFAULT, DEFAULTS
@@ -99,7 +100,6 @@ class View:
             "left-out": left_out_html(out),
             "recipes": sorted({one.recipe for one in lines}),
             "list-paging": len(found),
-            "running": any(one.state == "running" for one in lines),
         }
 
     # --- one run --------------------------------------------------------------------------------------
@@ -164,30 +164,27 @@ class View:
             "parts": names,
             "running": running,
             "progress": told,
+            "training": "",
             "curves": "",
             "latest": "",
         }
         if names or running:
-            sections |= self._training(run, named, told, running)
+            sections |= self._training(run, named, running)
         return sections
 
-    def _training(self, run: RunFolder, part: str, told: str, running: bool) -> Sections:
-        def read() -> Sections:
+    def _training(self, run: RunFolder, part: str, running: bool) -> Sections:
+        try:
             feed = self.feeds.of(run.path / part)
             # A ladder that asks questions trains nothing now: what it trained before has no time left.
-            training = running and self.listing.state(RunFolder(run.path / part)) == "running"
-            more = "" if told and not feed.lines else progress_html(progress(feed, training), running and not told)
-            return {
-                "progress": f"{told}{more}",
-                "curves": guarded("The charts", curves_html, feed),
-                "latest": guarded("The latest numbers", latest_html, feed),
-                "behind": feed.behind,
-            }
-
-        try:
-            return read()
+            training = running and self.listing.state(read_run(run.path / part)) == "running"
         except (UserError, OSError) as error:
-            return {"progress": f"{told}{line(error, problem=True)}"}
+            return {"training": line(error, problem=True)}
+        return {
+            "training": guarded("The progress", lambda: progress_html(progress(feed, training), feed.lines > 0)),
+            "curves": guarded("The charts", curves_html, feed),
+            "latest": guarded("The latest numbers", latest_html, feed),
+            "running": running or feed.behind,
+        }
 
     def questions(self, shown: Shown, results: Mapping[str, Result] | None = None) -> Sections:
         """One page of the questions of the chosen result, by outcome.
@@ -204,6 +201,7 @@ class View:
         shown.asked = page_of(len(found), shown.asked)
         return {
             "result": guarded("The result", result_html, result),
+            "which": shown.which,
             "questions": guarded("The questions", questions_html, found, shown.asked, shown.whole),
             "questions-paging": len(found),
         }
@@ -215,9 +213,9 @@ class View:
                 "pair": line("Choose what to compare with."),
                 "changed": "",
                 "changed-paging": 0,
-                "kinds": False,
+                "kinds": "",
             }
-        empty: Sections = {"changed": "", "changed-paging": 0, "kinds": False}
+        empty: Sections = {"changed": "", "changed-paging": 0, "kinds": ""}
         try:
             results = read_results(self.listing.find(shown.id))[0] if results is None else results
             first, second = results.get(shown.result), self._other(shown.other)
@@ -236,17 +234,17 @@ class View:
             "pair": told,
             "changed": guarded("The questions", changed_html, found, shown.turned, a, b, shown.wide),
             "changed-paging": len(found),
-            "kinds": True,
+            "kinds": shown.kind,
         }
 
     def follow(self, shown: Shown) -> tuple[Sections, str]:
-        """What has changed since the last look, and a sentence where the open run's state has.
+        """How the open run is now, and a sentence where the open run's state has.
 
         Raises:
             UserError: the open run is no longer there.
         """
         if not shown.id:
-            return self.all(shown), ""
+            return {"running": False}, ""
         run = self.listing.find(shown.id)
         before, now = shown.seen, self.listing.state(run)
         shown.seen = now
