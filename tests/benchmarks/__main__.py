@@ -9,6 +9,7 @@ from tests.benchmarks import (
     faults,
     groups,
     labels,
+    page,
     pairs,
     pools,
     sampling,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "storing": storing.run,
     "pools": pools.run,
     "startup": startup.run,
+    "page": page.run,
 }
 
 BUSY = 0.7  # load average above which other work disturbs the figures
