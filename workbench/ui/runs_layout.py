@@ -67,7 +67,7 @@ def lay_out(shell: Shell) -> Layout:
     with gr.Column() as boxes["everything"]:
         place = f"<h2>Runs</h2><p>in <code>{html(shell.runs.resolve())}</code></p>"
         gr.HTML(place, elem_classes=["pane"], js_on_load=None)
-        with gr.Row():
+        with gr.Row(elem_id="runs-filters"):
             _filters(boxes)
         made.section("message")
         made.section("list", clicks=True)
@@ -107,7 +107,7 @@ def _tabs(made: Layout) -> None:
     boxes = made.boxes
     with gr.Tab("Overview", id="overview"):
         made.section("progress")
-        for name in ("result", "rungs", "cost", "pool"):
+        for name in ("rungs", "cost", "result", "pool"):
             made.section(name)
         boxes["part"] = gr.Dropdown([], label="Training", elem_id="runs-part", filterable=False, visible=False)
         for name in ("training", "curves", "latest"):

@@ -81,11 +81,11 @@ def list_html(lines: Sequence[Line], page: int, of_all: int) -> str:
         href = html(query("runs", {"run": one.id}))
         link = f"<a href='{href}' data-act='open' data-run='{html(one.id)}'>{html(one.id)}</a>"
         made = one.created[:16].replace("T", " ")
-        rows.append([link, html(one.recipe), state_html(one.state), html(_score(one)), html(made)])
+        rows.append([link, state_html(one.state), html(_score(one)), html(one.recipe), html(made)])
     more = "" if len(lines) == of_all else f" that match, of {of_all:,} in all"
     there = f"Runs {start + 1} – {start + len(shown)} of {len(lines):,}{more}"
     caption = f"{there}, latest first; scores with 95 % intervals"
-    return wide("Runs", ["Run", "Recipe", "State", "Score", "Made (UTC)"], rows, caption=caption)
+    return wide("Runs", ["Run", "State", "Score", "Recipe", "Made (UTC)"], rows, caption=caption)
 
 
 def left_out_html(out: dict[str, str]) -> str:

@@ -60,13 +60,13 @@ def rungs_html(rungs: Sequence[Rung], looks: int | None) -> str:
                 p,
                 sample,
                 *([html(f"{row['f1'][0]} ({row['f1'][1]})")] if with_f1 else []),
-                *(str(number) for number in row["counts"].values()),
                 "<br>".join(map(html, [row["make"], *row["make_parts"]])),
                 "<br>".join(map(html, [row["use"], *row["use_parts"]])),
+                *(str(number) for number in row["counts"].values()),
             ]
         )
     heads = ["Rung", "Accuracy (95 % interval)", f"Above {baseline}, points", "p", "One sample"]
-    heads += [*(["Macro F1"] if with_f1 else []), *OUTCOMES[1:], "To make", "To use, a question"]
+    heads += [*(["Macro F1"] if with_f1 else []), "To make", "To use, a question", *OUTCOMES[1:]]
     notes = "".join(f"<li>{html(note)}</li>" for note in remarks(rungs, len(rungs) if looks is None else looks))
     table = wide(
         "Rungs", heads, cells, caption=f"Rungs, tested against {baseline} on the same questions", numbers=1
@@ -139,8 +139,8 @@ def legend(chart: Chart) -> str:
     return f"<ul class='legend'>{items}</ul>"
 
 
-def result_html(result: Result) -> str:
-    """Accuracy with its interval, the five outcomes counted, both costs, and the notes."""
+def result_html(result: Result, name: str) -> str:
+    """Accuracy with its interval, the five outcomes counted, both costs, and the notes, under the result's name."""
     make, use, score = result.cost_to_make, result.cost_to_use, result.score
     made = "nothing"
     if make != CostToMake():
@@ -162,7 +162,8 @@ def result_html(result: Result) -> str:
     tiles = "".join(f"<li class='{name}'><b>{number:,}</b> {name}</li>" for name, number in counts(result).items())
     rows = "".join(f"<dt>{name}</dt><dd>{html(value)}</dd>" for name, value in facts.items())
     notes = "".join(line(note) for note in result.notes)
-    return f"<ul class='counts'>{tiles}</ul><dl>{rows}</dl>{notes}"
+    title = "Result" if name == "result" else f"Result of {name}"
+    return f"<h3>{html(title)}</h3><ul class='counts'>{tiles}</ul><dl>{rows}</dl>{notes}"
 
 
 def select_outcomes(result: Result, which: str) -> list[Outcome]:

@@ -200,7 +200,7 @@ class View:
         found = select_outcomes(result, shown.which)
         shown.asked = page_of(len(found), shown.asked)
         return {
-            "result": guarded("The result", result_html, result),
+            "result": guarded("The result", result_html, result, shown.result),
             "which": shown.which,
             "questions": guarded("The questions", questions_html, found, shown.asked, shown.whole),
             "questions-paging": len(found),
