@@ -113,12 +113,13 @@ class _Pane(Controls):
 
         shown: Updates = {self.standings: view.standings(standings(kept(home), named))}
         if local:
-            command, info = "", f"Your votes are in {votes_file(home).resolve()}"
+            command, place = "", f"All your votes are in {votes_file(home).resolve()}"
             try:
                 command = training(home, named, self._learner(keys))
             except UserError as error:
-                info = str(error)
-            shown[self.command] = gr.Textbox(value=command, info=info, visible=bool(command))
+                place = str(error)
+            shown[self.command] = gr.Textbox(value=command, visible=bool(command))
+            shown[self.place] = line(place if votes_file(home).is_file() else "")
         return shown
 
     def _learner(self, keys: object) -> Entry | None:

@@ -39,14 +39,14 @@ class Controls:
                 elem_id="arena-players",
             )
             self.source = gr.Radio(
-                [OWN, *offered()], value=OWN, label="Questions", info="My own, or a task's dev split",
+                [OWN, *offered()], value=OWN, label="Questions: my own, or a task's dev split",
                 elem_id="arena-source",
             )  # fmt: skip
         self.own = gr.Textbox(label="My question", elem_id="arena-own", lines=2, max_lines=8, max_length=MAX_TEXT)
         with gr.Accordion("Sampling", open=False, elem_id="arena-sampling"), gr.Row():
             self.temperature = gr.Number(
-                0.7, label="Temperature", minimum=0, maximum=100, step=0.1, elem_id="arena-temperature",
-                info="Of models alone; a run's System answers as it was made",
+                0.7, label="Temperature of models alone; a run's System answers as it was made",
+                minimum=0, maximum=100, step=0.1, elem_id="arena-temperature",
             )  # fmt: skip
             self.longest = gr.Number(
                 256,
@@ -86,9 +86,9 @@ class Controls:
             label="Train on these votes, in a terminal", elem_id="arena-command", visible=False, interactive=False,
             buttons=["copy"], lines=2,
         )  # fmt: skip
-
+        self.place = gr.HTML("", elem_id="arena-place", **still)
         self.sentence = [self.line, shell.live]
-        self.counts = [self.standings, self.command]
+        self.counts = [self.standings, self.command, self.place]
 
     def buttons(self, running: bool = False, voting: bool = False) -> Updates:
         """Which can be pressed."""

@@ -64,7 +64,7 @@ def standings(told: Standings) -> str:
     if not told.rows:
         left_out = f" {told.left_out} left out: an answer named its model." if told.left_out else ""
         return f"{head}<p>No vote is counted yet.{left_out}</p>"
-    columns = ("Votes", "Won", "Lost", "Tie", "Both bad", "Win rate", "Strength")
+    columns = ("Strength", "Win rate", "Votes", "Won", "Lost", "Tie", "Both bad")
     heads = "".join(f'<th scope="col" class="number">{column}</th>' for column in columns)
     rows = "".join(_row(one) for one in told.rows)
     untold = any(one.strength is None for one in told.rows)
@@ -88,8 +88,9 @@ def standings(told: Standings) -> str:
     if told.decided:
         side = f"The left answer won {_share(told.left)} of {told.decided}; 50 % is no position bias."
     return (
-        f'{head}<div class="wide" tabindex="0" role="region" aria-label="Standings"><table>'
-        f'<caption>{counted}. {side}</caption><thead><tr><th scope="col">Model</th>{heads}</tr></thead>'
+        f"{head}<p>{counted}. {side}</p>"
+        '<div class="wide" tabindex="0" role="region" aria-label="Standings"><table>'
+        f'<caption>By strength</caption><thead><tr><th scope="col">Model</th>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
         f"<details><summary>How these are computed</summary>{''.join(map(line, notes))}</details>"
     )
@@ -98,7 +99,7 @@ def standings(told: Standings) -> str:
 def _row(one: Standing) -> str:
     rate = _share(one.rate) if one.wins + one.losses else "–"
     strength = _elo(one.strength) if one.strength else "cannot be told yet"
-    cells = (one.votes, one.wins, one.losses, one.ties, one.both_bad, rate, strength)
+    cells = (strength, rate, one.votes, one.wins, one.losses, one.ties, one.both_bad)
     told = "".join(f'<td class="number">{cell}</td>' for cell in cells)
     return f'<tr><th scope="row">{html(one.label)}</th>{told}</tr>'
 
@@ -112,7 +113,7 @@ def _share(share: Interval) -> str:
 
 
 def _elo(strength: Interval) -> str:
-    return f"{strength.value:.0f} ({_bound(strength.low)} – {_bound(strength.high)})"
+    return f"{strength.value:.0f} ({_bound(strength.low)} to {_bound(strength.high)})"
 
 
 def _bound(value: float) -> str:
