@@ -205,8 +205,8 @@ class History:
             kept = read_json(path)
             nodes = {row["id"]: Node(**row) for row in kept["nodes"]}
             return Chat(path.stem, kept["name"], nodes, kept["leaf"], kept["settings"])
-        except (TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"This conversation's file is damaged: {type(error).__name__}: {error}.") from error
+        except (UserError, TypeError, KeyError, AttributeError) as error:  # where it lies is nobody's business
+            raise UserError("This conversation's file is damaged or was just deleted.") from error
 
     def begin(self, question: str) -> Chat:
         """A new conversation without a message, named after its first question."""
