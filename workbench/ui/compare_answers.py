@@ -77,7 +77,9 @@ class Answers:
                 yield shown
 
         async def show(sent: Shown) -> AsyncIterator[Shown]:
-            if sent[top.view] != "text":  # as text it is shown already
+            if sent[top.view] == "text":  # as text it is shown already
+                yield _nothing(part.answer)
+            else:
                 async for shown in self._shown(sent):
                     yield shown
 
@@ -117,6 +119,7 @@ class Answers:
     ) -> AsyncIterator[Shown]:
         """What a pane shows as its answers come, and whatever goes wrong, in the pane."""
         if place >= board.count:
+            yield _nothing(self._parts[place].status)
             return
         part, pane = self._parts[place], board.panes[place]
         free = {part.stop: _button(False), part.retry: _button(True)}
@@ -165,6 +168,7 @@ class Answers:
     async def _shown(self, sent: Shown) -> AsyncIterator[Shown]:
         """The answers in the way that is chosen."""
         board, way = sent[self._state], sent[self._top.view]
+        yield _nothing(self._parts[0].answer)
         for pane, part in zip(board.panes[: board.count], self._parts, strict=False):
             if pane.busy or pane.answered is None:
                 continue
@@ -198,3 +202,10 @@ def _button(active: bool) -> Any:
     import gradio as gr
 
     return gr.Button(interactive=active)
+
+
+def _nothing(output: Any) -> Shown:
+    """No change. Of a generator that yields nothing Gradio empties the outputs."""
+    import gradio as gr
+
+    return {output: gr.skip()}

@@ -8,6 +8,7 @@ from workbench.comparing.tokens import Token
 from workbench.comparing.votes import SILENT, Kind, Tally, Verdict
 from workbench.comparing.words import MOST_WORDS, differences
 from workbench.conversation import Turn
+from workbench.decodes import Majority, Sample
 from workbench.types import System
 from workbench.ui.shell import html, line
 
@@ -119,8 +120,14 @@ def votes(answered: Answered) -> str:
 
 
 def system_line(system: System, name: str) -> str:
-    """A System by its content hash."""
-    return f"<p class=hash>System <code>{html(name)}</code>, prompt <code>{html(system.prompt.name)}</code></p>"
+    """A System by its content hash, and what it is in a few words."""
+    decode = system.decode
+    how = "greedy"
+    if isinstance(decode, Sample):
+        votes = f"{decode.n} samples that vote" if isinstance(decode, Majority) else "one sample"
+        how = f"{votes}, temperature {decode.temperature:g}"
+    prompt = html(system.prompt.name)
+    return f"<p class=hash>System <code>{html(name)}</code>: prompt <code>{prompt}</code>, {how}</p>"
 
 
 def said(name: str, answered: Answered) -> str:
@@ -154,7 +161,7 @@ def _took(answered: Answered, told: Sequence[str]) -> str:
         known = answered.tokens
         unknown = any(not turn.completion_tokens and turn.answer for turn in answered.turns)
         least = "at least " if unknown else ""
-        words.append(f"{least}{known:,} tokens in {answered.seconds:.1f} s, {least}{rate:.1f} tokens/s")
+        words.append(f"{least}{known:,} tokens in {answered.seconds:.1f} s, {least}{rate:,.1f} tokens/s")
     else:
         words.append(f"{answered.seconds:.1f} s")
     begun = " The beginning was given to it." if answered.begun else ""
