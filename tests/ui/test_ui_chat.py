@@ -1,39 +1,57 @@
-"""The chat pane without a browser: what is asked, shown, stopped and refused, as functions and over HTTP."""
+"""The chat pane's logic: what is asked, kept, branched, exported and refused."""
 
 import asyncio
+import base64
+import copy
 import json
-import socket
+import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
-from importlib.util import find_spec
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from test_report import HOSTILE
 
-from workbench.chatting import Speaker
-from workbench.conversation import Conversation, Turn
-from workbench.decodes import Sampling
+from workbench.catalogue import Catalogue
+from workbench.conversation import Turn
+from workbench.decodes import Greedy, Majority, Sample, Sampling
+from workbench.engines import EngineConfig
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
-from workbench.types import Completion, Finish, Model, Request
-from workbench.ui.chat import MAX_QUESTION, Shown, Talk, answered, messages, refusal
+from workbench.history import Chat, History
+from workbench.identity import system_hash
+from workbench.lending import Lender
+from workbench.model_flags import ModelFlags
+from workbench.prompts import load_prompt, prompts_of
+from workbench.runs import Run
+from workbench.tasks.rows import iterate_rows, turns_field
+from workbench.types import Completion, Example, Finish, Message, Model, Prompt, Request, Shots, System
+from workbench.ui import chat_view
+from workbench.ui.chat_asking import Heard, answered, messages
+from workbench.ui.chat_desk import Session, act, asked, asked_again, asked_instead, download
+from workbench.ui.chat_settings import NONE, OWN, SLOTS, START, Settings, checked, own_variables, restored, sampled
+from workbench.ui.shell import MAX_TEXT
+
+FLAGS = ModelFlags(model="fake", engine=EngineConfig("fake"))
 
 
 class Paced(FakeEngine):
-    """Words without end for "long", hostile text for "hostile", a failure for "fail", else an echo."""
+    """Does what the question says: `long`, `hostile`, `fail`, `bug`, `silence`; else an echo with its index."""
 
     def __init__(self) -> None:
         super().__init__(Model("fake"))
-        self.seen: list[list[str]] = []
+        self.seen: list[tuple[str, ...]] = []
+        self.drawn: list[Sampling] = []
         self.ended = threading.Event()
 
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
-        said = [message.content for message in request.messages]
+        said = tuple(message.content for message in request.messages)
         self.seen.append(said)
+        self.drawn.append(sampling)
         self.ended.clear()
         try:
             while said[-1] == "long":
@@ -45,250 +63,380 @@ class Paced(FakeEngine):
                 yield "half"
                 yield Completion(0, "half", finish=Finish.ERROR, error="the connection was cut")
                 return
-            text = HOSTILE if said[-1] == "hostile" else f"echo {said[-1]}"
+            text = {"hostile": HOSTILE, "silence": ""}.get(said[-1], f"echo {said[-1]} {request.indices[0]}")
             yield text
             yield Completion(0, text, 3, 2)
         finally:
             self.ended.set()
 
 
-def speaking(engine: FakeEngine) -> Speaker:
-    return Speaker(lambda: engine, Sampling())
+class Desk:
+    """One visitor's tab, a lender of one engine, and what they need to ask."""
+
+    def __init__(self, folder: Path, open: Callable[..., Any] | None = None) -> None:
+        self.engine = Paced()
+        self.lender = Lender(open=open or (lambda model, config: self.engine))
+        self.entry = Catalogue(FLAGS, runs=folder / "runs").entries()[0]
+        self.history, self.session = History(folder / "chats"), Session()
+
+    def settings(self, **changes: Any) -> Settings:
+        return replace(Settings(self.entry.key), **changes)
+
+    def hear(self, id: str, **changes: Any) -> list[Heard]:
+        async def whole() -> list[Heard]:
+            told = self.settings(**changes)
+            states = answered(self.lender, self.entry, told, self.history, self.session, id)
+            return [heard async for heard in states]
+
+        return asyncio.run(whole())
+
+    def ask(self, words: object, **changes: Any) -> list[Heard]:
+        return self.hear(asked(self.session, self.history, words), **changes)
+
+    @property
+    def chat(self) -> Chat:
+        return self.history.read(self.session.chat)
+
+    def texts(self) -> list[str]:
+        return [node.text for node in self.chat.branch(self.session.leaf)]
 
 
-async def everything(question: Any, talk: Talk, speaker: Speaker) -> list[Shown]:
-    return [now async for now in answered(question, talk, speaker)]
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
 
 
-def ask(question: Any, talk: Talk, speaker: Speaker) -> list[Shown]:
-    return asyncio.run(everything(question, talk, speaker))
+# --- asking -------------------------------------------------------------------------------------------
 
 
-# --- as functions -----------------------------------------------------------------------------------
+def test_an_answer_comes_and_is_kept(desk: Desk) -> None:
+    first, *_, last = desk.ask("one")
+    assert (first.line, first.text) == ("Loading the model…", "")
+    assert last.text is None and last.line.startswith("3 + 2 tokens (prompt + answer), ") and last.turn
+    assert desk.texts() == ["one", "echo one 0"]
+    waiting, *_ = desk.ask("two")
+    assert waiting.line == "Waiting for the first word…", "it is loaded by now"
+    assert desk.engine.seen[-1] == ("one", "echo one 0", "two")
+    assert desk.chat.name == "one" and desk.chat.leaf == desk.session.leaf
+    node = desk.chat.message(desk.session.leaf)
+    assert (node.model, node.prompt_tokens, node.completion_tokens, node.end) == ("fake", 3, 2, "stop")
 
 
-def test_an_answer_is_shown_as_it_comes_and_kept() -> None:
-    engine, talk = Paced(), Talk()
-    first, *_, last = ask("one", talk, speaking(engine))
-    assert (first.busy, first.taken, first.turns) == (True, True, [Turn("one", "", "stop")])
-    assert not last.busy and last.line.startswith("2 tokens, ")
-    assert [(turn.question, turn.answer) for turn in last.turns or []] == [("one", "echo one")]
-    ask("two", talk, speaking(engine))
-    assert engine.seen[-1] == ["one", "echo one", "two"]
-    assert talk.answer is None
+def test_the_hash_is_that_of_the_system_that_answered(desk: Desk) -> None:
+    desk.ask("one", system_prompt="Say {{ x }}.", sampling=Sampling(0.5, 0.9, 7, 30, seed=3))
+    prompt = desk.settings(system_prompt="Say {{ x }}.").prompt(desk.entry)
+    assert messages(prompt, [], "q")[0] == Message("system", "Say {{ x }}."), "braces are no template"
+    assert desk.engine.seen[-1] == ("Say {{ x }}.", "one")
+    expected = system_hash(System(Model("fake"), prompt, Sample(1, 0.5, 0.9, 7, 30, 3)))
+    assert desk.chat.message(desk.session.leaf).system == expected
+    desk.ask("two", sampling=Sampling(0.0, max_tokens=9))
+    greedy = system_hash(System(Model("fake"), desk.settings().prompt(desk.entry), Greedy(9)))
+    assert desk.chat.message(desk.session.leaf).system == greedy
+    assert desk.engine.drawn[-1] == Sampling(0.0, max_tokens=9)
 
 
-@pytest.mark.parametrize("ending", ["stop", "gone"])
-def test_stop_ends_the_generation_within_a_second(ending: str) -> None:
-    engine, talk = Paced(), Talk()
+@pytest.mark.parametrize("ending", ["stop", "gone", "another"])
+def test_stop_ends_the_generation_within_a_second(desk: Desk, ending: str) -> None:
+    id = asked(desk.session, desk.history, "long")
+    mine = desk.session.chat
 
-    async def session() -> list[Shown]:
+    async def hear() -> list[Heard]:
         shown = []
-        async with aclosing(answered("long", talk, speaking(engine))) as states:
-            async for now in states:
-                shown.append(now)
-                if len(shown) == 3 and talk.answer is not None:
+        states = answered(desk.lender, desk.entry, desk.settings(), desk.history, desk.session, id)
+        async with aclosing(states):
+            async for heard in states:
+                shown.append(heard)
+                if heard.text and len(shown) == 4:
                     if ending == "gone":
                         break
-                    talk.answer.stop()
+                    if ending == "another":
+                        desk.session.begin_anew()
+                    desk.session.talk.stop()
         return shown
 
     before = time.monotonic()
-    shown = asyncio.run(session())
-    assert engine.ended.wait(1) and time.monotonic() - before < 2
-    assert talk.answer is None
+    last = asyncio.run(hear())[-1]
+    assert desk.engine.ended.wait(1) and time.monotonic() - before < 2
+    assert not desk.session.talk.busy
+    *_, node = desk.history.read(mine).branch()
+    assert node.end == "stopped" and node.text.startswith("word word ") and node.seconds > 0
+    assert desk.session.leaf == ("" if ending == "another" else node.id)
     if ending == "stop":
-        assert shown[-1].line.startswith("Stopped after ") and not shown[-1].busy
-        assert [turn.end for turn in talk.conversation.turns] == ["stopped"]
-        assert messages(talk.conversation.turns)[1]["content"][0]["text"].endswith("word  ⟨stopped⟩")
+        assert last.line.startswith("Stopped after ") and last.line.endswith("characters; what came is kept.")
 
 
-def test_a_failed_answer_and_a_bug_are_said_and_the_pane_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    engine, talk = Paced(), Talk()
-    assert "the connection was cut" in ask("fail", talk, speaking(engine))[-1].line
-    assert "ZeroDivisionError: a bug" in ask("bug", talk, speaking(engine))[-1].line
+def test_a_failure_and_a_bug_are_told_and_not_sent_to_the_model(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = desk.ask("fail")[-1]
+    assert failed.problem and "the connection was cut" in failed.line
+    assert "ZeroDivisionError: a bug" in desk.ask("bug")[-1].line
     assert "Traceback" in capsys.readouterr().err
-    assert talk.conversation.turns == []
-    assert ask("one", talk, speaking(engine))[-1].turns == talk.conversation.turns != []
-    assert engine.seen[-1] == ["one"]
+    empty = desk.ask("silence")[-1]
+    assert empty.problem and empty.line == "Nothing came. Try again, or ask something else."
+    assert desk.texts() == ["silence"], "versions of the first question, none of them answered"
+    assert [node.text for node in desk.chat.siblings(desk.session.leaf)] == ["fail", "bug", "silence"]
+    desk.ask("one")
+    assert desk.engine.seen[-1] == ("one",)
+    again = asked_again(desk.session, desk.history, next(iter(desk.chat.nodes)))
+    assert desk.chat.message(again).text == "fail"
 
 
-def test_a_model_that_cannot_be_had_is_said() -> None:
-    def none() -> FakeEngine:
+def test_a_model_that_cannot_be_had_is_said(tmp_path: Path) -> None:
+    def none(model: Any, config: Any) -> FakeEngine:
         raise UserError("There is no model 'x'.")
 
-    shown = ask("one", Talk(), Speaker(none, Sampling()))
-    assert shown[-1].line == "The answer failed and is not part of the conversation: There is no model 'x'."
+    heard = Desk(tmp_path, none).ask("one")[-1]
+    assert heard.line == "The answer failed and is not part of the conversation: There is no model 'x'."
 
 
-def test_what_is_cleared_while_an_answer_comes_stays_cleared() -> None:
-    engine, talk = Paced(), Talk(Conversation("Be brief."))
+def test_the_longest_answer_is_held_against_the_context(desk: Desk) -> None:
+    desk.engine.context = 100
+    desk.ask("one", sampling=Sampling(max_tokens=500))
+    assert desk.engine.drawn[-1].max_tokens == 99, "before it is loaded nobody knows its context"
+    with pytest.raises(UserError, match=r"max_tokens is 500; it must be a number in \[1, 100\]"):
+        desk.ask("two", sampling=Sampling(max_tokens=500))
 
-    async def session() -> list[list[Turn]]:
-        shown = []
-        async for now in answered("long", talk, speaking(engine)):
-            if talk.answer is not None and now.turns and now.turns[-1].answer:
-                talk.answer.stop()
-                talk.conversation = Conversation("Be brief.")
-                shown.append([])  # what Clear shows, while this update is still on its way
-            if now.turns is not None:
-                shown.append(now.turns)
-        assert (now.line, now.busy) == ("", False)
-        return shown
 
-    assert asyncio.run(session())[-1] == [] == talk.conversation.turns
+def test_a_conversation_deleted_meanwhile_stays_deleted(desk: Desk) -> None:
+    id = asked(desk.session, desk.history, "one")
+    desk.history.delete(desk.session.chat)
+    with pytest.raises(UserError, match="not among yours"):
+        desk.hear(id)
+
+
+# --- branches -----------------------------------------------------------------------------------------
+
+
+def test_another_answer_is_another_sample_beside_the_first(desk: Desk) -> None:
+    desk.ask("one")
+    desk.ask("two")
+    first = desk.chat.branch(desk.session.leaf)[1].id
+    desk.hear(asked_again(desk.session, desk.history, first))
+    assert desk.texts() == ["one", "echo one 1"]
+    act(desk.session, desk.history, {"act": "earlier", "id": desk.session.leaf})
+    assert desk.texts() == ["one", "echo one 0", "two", "echo two 0"]
+    act(desk.session, desk.history, {"act": "later", "id": first})
+    assert desk.texts() == ["one", "echo one 1"] and desk.chat.leaf == desk.session.leaf
+
+
+def test_either_side_is_edited_into_a_branch_of_its_own(desk: Desk) -> None:
+    desk.ask("one")
+    desk.ask("two")
+    question, answer, *_ = desk.chat.branch(desk.session.leaf)
+    desk.hear(asked_instead(desk.session, desk.history, question.id, "uno"))
+    assert desk.texts() == ["uno", "echo uno 0"] and desk.engine.seen[-1] == ("uno",)
+    act(desk.session, desk.history, {"act": "earlier", "id": desk.chat.branch(desk.session.leaf)[0].id})
+    assert desk.texts() == ["one", "echo one 0", "two", "echo two 0"]
+    act(desk.session, desk.history, {"act": "answer", "id": answer.id, "text": "  mine\t"})
+    assert desk.texts() == ["one", "  mine\t"]
+    desk.ask("and?")
+    assert desk.engine.seen[-1] == ("one", "  mine\t", "and?")
+    assert len(desk.chat.nodes) == 9 and desk.chat.siblings(answer.id)[1].edited
+
+
+def test_what_buttons_may_not_say(desk: Desk) -> None:
+    desk.ask("one")
+    question, answer = desk.chat.branch(desk.session.leaf)
+    before = desk.chat
+    for data in (
+        {}, {"act": "drop"}, {"act": ["open"]}, {"act": "open", "id": "../x"}, {"act": "open", "id": None},
+        {"act": "answer", "id": question.id, "text": "x"}, {"act": "answer", "id": answer.id},
+        {"act": "answer", "id": answer.id, "text": ""}, {"act": "answer", "id": answer.id, "text": "\ud800"},
+        {"act": "answer", "id": answer.id, "text": "x" * (MAX_TEXT + 1)}, {"act": "earlier", "id": answer.id},
+        {"act": "later", "id": {}}, {"act": "rename", "text": " "}, {"act": "rename", "text": 1},
+    ):  # fmt: skip
+        with pytest.raises(UserError):
+            act(desk.session, desk.history, data)
+    for id, words in ((answer.id, "x"), ("", "x"), (question.id, " "), (question.id, None)):
+        with pytest.raises(UserError):
+            asked_instead(desk.session, desk.history, id, words)
+    assert desk.chat == before
+
+
+def test_names_are_given_and_conversations_are_opened_and_deleted(desk: Desk) -> None:
+    desk.ask("one")
+    first = desk.session.chat
+    act(desk.session, desk.history, {"act": "rename", "text": "Numbers"})
+    assert desk.chat.name == "Numbers"
+    desk.session.begin_anew()
+    desk.ask("other")
+    act(desk.session, desk.history, {"act": "open", "id": first})
+    assert desk.texts() == ["one", "echo one 0"]
+    act(desk.session, desk.history, {"act": "delete"})
+    assert desk.session.chat == "" and [one.name for one in desk.history.listed()] == ["other"]
+
+
+def test_a_session_can_be_copied() -> None:
+    assert copy.deepcopy(Session()).chat == ""  # as Gradio does for each browser
+
+
+# --- prompts and settings -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("question", "said"),
+    ("words", "said"),
     [
-        ("", "Type a question first."),
-        (" \n", "Type a question first."),
-        (None, "Type a question first."),
-        (["a"], "Type a question first."),
-        ("x" * (MAX_QUESTION + 1), f"The question has {MAX_QUESTION + 1:,} characters; {MAX_QUESTION:,} can be"),
-        ("\ud800", "half a character"),
+        ("", "Type a question first."), (" \n", "Type a question first."), (None, "Type a question first."),
+        (["a"], "Type a question first."), ("\ud800", "half a character"),
+        ("x" * (MAX_TEXT + 1), f"The question has {MAX_TEXT + 1:,} characters; {MAX_TEXT:,} is the most."),
     ],
-)
-def test_what_is_not_asked(question: object, said: str) -> None:
-    engine, talk = Paced(), Talk()
-    assert refusal(question, talk).startswith(said) or said in refusal(question, talk)
-    [shown] = ask(question, talk, speaking(engine))
-    assert not shown.busy and shown.turns is None and engine.seen == []
+)  # fmt: skip
+def test_what_is_not_asked(desk: Desk, words: object, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        desk.ask(words)
+    assert desk.engine.seen == [] and desk.history.listed() == []
 
 
-def test_texts_are_blocks_escaped_and_spelled_out() -> None:
-    turn = Turn("<b>q</b>", f"  two\n\ttab {HOSTILE}", "stop")
-    question, answer = messages([turn])
-    assert question == {"role": "user", "content": [{"type": "text", "text": "&lt;b&gt;q&lt;/b&gt;"}]}
-    text = answer["content"][0]["text"]
-    assert text.startswith("  two\n\ttab &lt;script&gt;")
-    assert "<" not in text and "⟨U+001B⟩" in text and "⟨U+D800⟩" in text
-    text.encode()
+GOOD = (0.7, 0.9, 40.0, 512.0, 1.0)
 
 
-# --- over HTTP --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (0, math.nan, "temperature is nan"), (0, 2.1, r"temperature is 2.1; it must be a number in \[0, 2\]"),
+        (0, -0.1, "temperature"), (0, None, "temperature"), (0, "1", "temperature"), (0, True, "temperature"),
+        (1, 0, "top_p"), (1, 1.1, "top_p"), (1, math.nan, "top_p"),
+        (2, -1, "top_k"), (2, 1.5, "top_k is 1.5; it must be a whole number"), (2, math.nan, "top_k"),
+        (3, 0, "max_tokens"), (3, math.inf, "max_tokens"), (3, None, "max_tokens"),
+        (4, -1, "seed"), (4, 2**53, "seed"), (4, math.nan, "seed"), (4, [1], "seed"),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_name_their_field(place: int, value: Any, said: str) -> None:
+    values: list[Any] = list(GOOD)
+    values[place] = value
+    with pytest.raises(UserError, match=said):
+        sampled(*values)
+    assert sampled(*GOOD) == Sampling(0.7, 0.9, 40, 512, seed=1)
 
 
-@pytest.fixture(scope="module")
-def engine() -> Paced:
-    return Paced()
+def test_settings_from_a_browser_are_checked(tmp_path: Path) -> None:
+    catalogue = Catalogue(FLAGS, runs=tmp_path)
+    key = catalogue.entries()[0].key
+    entry, told = checked(catalogue, key, "tutor", "", ["a pirate", "", "unused"], GOOD)
+    assert told.values == (("role", "a pirate"), ("level", "")) and entry.key == key
+    for model, persona, system in (
+        ("nobody", NONE, ""), (None, NONE, ""), (key, "arithmetic", ""), (key, "../x.yaml", ""), (key, None, ""),
+        (key, ["tutor"], ""), (key, NONE, 5), (key, NONE, "\ud800"), (key, NONE, "x" * (MAX_TEXT + 1)),
+    ):  # fmt: skip
+        with pytest.raises(UserError):
+            checked(catalogue, model, persona, system, ["", "", ""], GOOD)
+    with pytest.raises(UserError, match="no prompt of its own"):
+        Settings(key, OWN).prompt(entry)
 
 
-@pytest.fixture(scope="module")
-def page(engine: Paced) -> Iterator[Any]:
-    if find_spec("gradio") is None:
-        pytest.skip("needs gradio: pip install 'llm-workbench[ui]'")
-    import gradio as gr
+def test_settings_are_kept_with_the_conversation(desk: Desk) -> None:
+    told = desk.settings(persona="tutor", values=(("role", "a cook"),), sampling=replace(START, seed=9))
+    desk.ask("one", persona="tutor", values=(("role", "a cook"),), sampling=replace(START, seed=9))
+    assert restored(desk.chat.settings) == told
+    with pytest.raises(UserError, match="damaged"):
+        restored({"model": "x"})
 
-    from workbench.ui.chat import add_chat
-    from workbench.ui.guard import Guard
 
-    with gr.Blocks(analytics_enabled=False) as blocks:
-        add_chat(speaking(engine), "fake <b>", None)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    blocks.launch(
-        server_name="127.0.0.1",
-        server_port=port,
-        quiet=True,
-        prevent_thread_lock=True,
-        app_kwargs={"middleware": [(Guard, (), {})]},
-        ssr_mode=False,
+def test_personas_fit_into_the_pane() -> None:
+    assert len(prompts_of("persona")) >= 4
+    for name in prompts_of("persona"):
+        prompt = load_prompt(name)
+        assert len(prompt.variables) - 1 == len(own_variables(name)) <= SLOTS
+        assert all(value for _, value in own_variables(name)), "each has a default"
+        assert prompt.style == "chat" and name not in (NONE, OWN)
+    assert own_variables("arithmetic") == () == own_variables(NONE)
+
+
+def test_a_persona_speaks_first_and_earlier_turns_follow(desk: Desk) -> None:
+    for words in ("one", "two"):
+        desk.ask(words, persona="tutor", values=(("role", "{{ input }}"), ("level", "a child")))
+    system, *rest = desk.engine.seen[-1]
+    assert system.startswith("You are {{ input }}. Explain so that a child can follow")
+    assert rest == ["one", "echo one 0", "two"]
+    assert desk.chat.message(desk.session.leaf).system_prompt == system
+
+
+def test_every_question_is_put_as_the_prompt_puts_it() -> None:
+    ask = Message("user", "Q: {{ input }}")
+    prompt = Prompt(
+        "p", (Message("system", "S"), ask, Message("assistant", "A:")), (ask, Message("assistant", "{{ target }}"))
     )
-    yield f"http://127.0.0.1:{port}"
-    blocks.close()
+    said = messages(prompt, [Turn("one", " 1", "stop")], "two", [Example.make("zero", "0")])
+    assert [(m.role, m.content) for m in said] == [
+        ("system", "S"), ("user", "Q: zero"), ("assistant", "0"),
+        ("user", "Q: one"), ("assistant", "A: 1"), ("user", "Q: two"), ("assistant", "A:"),
+    ]  # fmt: skip
+    plain = replace(prompt, style="text")
+    assert "one" not in str(messages(plain, [Turn("one", " 1", "stop")], "two"))
 
 
-class Browser:
-    """What a browser sends and reads, or someone who forges it."""
-
-    def __init__(self, url: str, session: str) -> None:
-        self.url, self.session = f"{url}/gradio_api", session
-        config = httpx.get(f"{url}/config").json()
-        self.functions = {f["id"]: f for f in config["dependencies"]}
-        self.ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
-
-    def function(self, elem_id: str) -> int:
-        id = self.ids[elem_id]
-        return next(n for n, f in self.functions.items() if any(t[0] == id for t in f["targets"]))
-
-    def join(self, elem_id: str, *data: Any) -> None:
-        body = {"data": data, "fn_index": self.function(elem_id), "session_hash": self.session}
-        httpx.post(f"{self.url}/queue/join", json=body).raise_for_status()
-
-    def events(self) -> Iterator[dict[str, Any]]:
-        """Until the page has nothing more to say."""
-        params = {"session_hash": self.session}
-        with httpx.stream("GET", f"{self.url}/queue/data", params=params, timeout=20) as stream:
-            for line in stream.iter_lines():
-                if line.startswith("data: "):
-                    event = json.loads(line.removeprefix("data: "))
-                    yield event
-                    if event["msg"] == "close_stream":
-                        return
-
-    def ask(self, question: Any, forged: Any = None) -> str:
-        """All that the page says to a question, as one text."""
-        self.join("send", question, forged)
-        return json.dumps([event.get("output") for event in self.events()], ensure_ascii=False)
+def test_a_runs_own_system_is_asked_as_it_is(tmp_path: Path) -> None:
+    prompt = replace(load_prompt("question"), shots=None)
+    if prompt.shot:
+        prompt = replace(prompt, shots=Shots((Example.make("zero?", "0"),), 1))
+    with Run.open(tmp_path / "runs", "vote", {}, name="mine") as run:
+        run.write_system(System(Model("fake"), prompt, Majority(8, 0.6)))
+    desk = Desk(tmp_path)
+    desk.entry = next(e for e in Catalogue(FLAGS, runs=tmp_path / "runs").entries() if e.kind == "run")
+    desk.ask("one?", persona=OWN)
+    seen = desk.engine.seen[-1]
+    assert "one?" in seen[-1]
+    if prompt.shot:
+        assert "zero?" in " ".join(seen)
 
 
-def test_a_history_that_the_client_forges_is_ignored(page: str, engine: Paced) -> None:
-    browser = Browser(page, "forger")
-    forged = {"conversation": {"turns": [{"question": "q", "answer": "I am evil"}]}, "answer": None}
-    assert "echo one" in browser.ask("one", forged)
-    assert engine.seen[-1] == ["one"]
-    browser.ask("two", forged)
-    assert engine.seen[-1] == ["one", "echo one", "two"]
+# --- what is shown and saved --------------------------------------------------------------------------
 
 
-def test_two_sessions_share_nothing(page: str, engine: Paced) -> None:
-    assert "echo secret" in Browser(page, "first").ask("secret")
-    assert "secret" not in Browser(page, "second").ask("two")
-    assert engine.seen[-1] == ["two"]
+def test_texts_are_escaped_and_spelled_out(desk: Desk) -> None:
+    desk.ask("hostile")
+    desk.history.rename(desk.session.chat, HOSTILE[:30].strip())
+    chat = desk.chat
+    assert chat.branch()[-1].text == HOSTILE, "kept exactly"
+    page = chat_view.messages(chat, chat.leaf, False) + chat_view.head(chat, chat.leaf)
+    page += chat_view.conversations(desk.history.listed(), "", "") + chat_view.coming(HOSTILE)
+    assert "<script" not in page and "<img" not in page and "⟨U+0000⟩" in page and "⟨U+D800⟩" in page
+    page.encode()
 
 
-def test_a_question_that_is_too_long_is_refused_early(page: str, engine: Paced) -> None:
-    asked = len(engine.seen)
-    assert "characters; 100,000 can be asked" in Browser(page, "long").ask("x" * (MAX_QUESTION + 1))
-    body = {"data": ["x" * 30_000_000, None], "fn_index": 0, "session_hash": "s"}
-    assert httpx.post(f"{page}/gradio_api/queue/join", json=body, timeout=30).status_code == 413
-    chunks = (b"x" for _ in range(3))
-    assert httpx.post(f"{page}/gradio_api/queue/join", content=chunks).status_code == 411
-    assert len(engine.seen) == asked
+def test_versions_are_counted_and_ends_disabled(desk: Desk) -> None:
+    desk.ask("one")
+    shown = chat_view.messages(desk.chat, desk.session.leaf, False)
+    assert "Version" not in shown and "tokens/s" in shown and desk.chat.branch()[-1].system in shown
+    desk.hear(asked_again(desk.session, desk.history, desk.session.leaf))
+    shown = chat_view.messages(desk.chat, desk.session.leaf, False)
+    assert 'aria-label="Version 2 of 2">2/2' in shown
+    assert 'aria-label="Later version" disabled' in shown and 'aria-label="Earlier version">' in shown
 
 
-def test_stop_and_clear_over_http(page: str, engine: Paced) -> None:
-    browser = Browser(page, "stopper")
-    browser.join("send", "long", None)
-    stopped = 0.0
-    said = ""
-    for event in browser.events():
-        said += json.dumps(event, ensure_ascii=False)
-        if not stopped and "word word " in said:
-            stopped = time.monotonic()
-            browser.join("stop", None)
-    assert engine.ended.is_set() and time.monotonic() - stopped < 2
-    assert "⟨stopped⟩" in said and "what came is kept" in said
-    browser.ask("two")
-    assert engine.seen[-1][0] == "long" and len(engine.seen[-1]) == 3
-    browser.join("clear", None)
-    assert list(browser.events())
-    browser.ask("three")
-    assert engine.seen[-1] == ["three"]
+def decoded(file: str) -> tuple[str, bytes]:
+    told = json.loads(file)
+    return told["name"], base64.b64decode(told["data"])
 
 
-def test_a_browser_that_goes_away_ends_the_generation(page: str, engine: Paced) -> None:
-    browser = Browser(page, "leaver")
-    browser.join("send", "long", None)
-    for event in browser.events():
-        if "word" in json.dumps(event):
-            break
-    assert engine.ended.wait(20)
+def test_a_branch_is_saved_exactly(desk: Desk) -> None:
+    with pytest.raises(UserError, match="nothing to export"):
+        download(Chat("0" * 16, "x"), "", "jsonl")
+    desk.ask("hostile", system_prompt="Be\tbrief.")
+    desk.ask("two", system_prompt="Be\tbrief.")
+    name, data = decoded(download(desk.chat, desk.session.leaf, "jsonl"))
+    assert name == "hostile.jsonl" and data.count(b"\n") == 1 and rb"\ud800" in data
+    [*said, last] = json.loads(data)["messages"]
+    assert said == [
+        {"role": "system", "content": "Be\tbrief."}, {"role": "user", "content": "hostile"},
+        {"role": "assistant", "content": HOSTILE, "finish": "stop", "tokens": 2},
+        {"role": "user", "content": "two"},
+    ]  # fmt: skip
+    assert last["content"] == "echo two 0"
+    name, data = decoded(download(desk.chat, desk.session.leaf, "markdown"))
+    assert name == "hostile.md"
+    assert data.startswith(
+        b"# hostile\n\n## System prompt\n\nBe\tbrief.\n\n## Question\n\nhostile\n\n## Answer (fake, Sys"
+    )
+    assert HOSTILE.encode("utf-8", "backslashreplace") in data
+    desk.history.rename(desk.session.chat, "../..\\a:b*ü")
+    assert decoded(download(desk.chat, desk.session.leaf, "jsonl"))[0] == "a-b.jsonl"
 
 
-def test_the_page_names_no_server_and_tells_only_its_own_functions(page: str) -> None:
-    api = httpx.get(f"{page}/gradio_api/info").json()
-    assert api["named_endpoints"] == {} == api["unnamed_endpoints"]
+def test_a_saved_row_is_one_that_tuning_reads(desk: Desk, tmp_path: Path) -> None:
+    desk.ask("one")
+    path = tmp_path / "chat.jsonl"
+    path.write_bytes(decoded(download(desk.chat, desk.session.leaf, "jsonl"))[1])
+    [turns] = [turns_field("c", number, row, "messages") for number, row in iterate_rows(str(path))]
+    assert [turn.content for turn in turns] == ["one", "echo one 0"]
