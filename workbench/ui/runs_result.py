@@ -140,7 +140,7 @@ def legend(chart: Chart) -> str:
 
 
 def result_html(result: Result, name: str) -> str:
-    """Accuracy with its interval, the five outcomes counted, both costs, and the notes, under the result's name."""
+    """Accuracy with its interval, the five outcomes counted, both costs, and the notes, under its name."""
     make, use, score = result.cost_to_make, result.cost_to_use, result.score
     made = "nothing"
     if make != CostToMake():
