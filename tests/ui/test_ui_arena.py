@@ -156,7 +156,7 @@ class Player:
         return self.hear(f"arena-{word}", "click", {"arena-round": id})
 
 
-_TICK = re.compile("are answering: [1-9]")  # a further second, on a busy machine
+_TICK = re.compile("are answering: [1-9]|heartbeat")  # of further seconds, on a busy machine
 _OUT = ("arena-answers", "arena-round", "arena-line")
 
 
@@ -209,7 +209,9 @@ def alike(traffic: str) -> str:
     )
     traffic = re.sub(r"The answer is -?[\d.]+", "TEXT", traffic)
     traffic = re.sub(r"\b[0-9a-f]{32}\b|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", traffic)
-    return re.sub(r'("(?:duration|average_duration|cache_duration|avg_time|rank_eta)": )[^,}]+', r"\1N", traffic)
+    return re.sub(
+        r'("(?:duration|average_duration|cache_duration|avg_time|rank_eta|eta)": )[^,}]+', r"\1N", traffic
+    )
 
 
 def test_a_vote_is_the_servers_but_for_its_word(player: Player, address: str, runs: Path) -> None:
