@@ -4,11 +4,14 @@ Models are loaded when they are asked for the first time.
 """
 
 import os
+import pkgutil
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from workbench.catalogue import Catalogue
 from workbench.chatting import freed
@@ -83,11 +86,22 @@ def main(config: Config) -> None:
             f"It would be at {access.address}."
         )
     lender = Lender(config.keep)
-    blocks = page.build(Catalogue(config.model, config.also, config.server, config.runs), lender, config.runs)
+    catalogue = Catalogue(config.model, config.also, config.server, config.runs)
+    blocks = page.build(catalogue, lender, config.runs, _recipes(), config.start_recipes)
     with freed(lender), serving(blocks, access, css=page.CSS, head=page.HEAD):
         print(f"The page: {access.address} (Ctrl-C ends it)", flush=True)
         with suppress(KeyboardInterrupt):
             Event().wait()
+
+
+def _recipes() -> dict[str, tuple[type[Any], str]]:
+    """Each recipe's Config and what it does: the files of this folder that have one."""
+    found = {}
+    for info in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        module = import_module(f"recipes.{info.name}") if info.name != "__main__" else None
+        if hasattr(module, "Config"):
+            found[info.name] = (module.Config, (module.__doc__ or "").split("\n\n", maxsplit=1)[0])
+    return found
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from recipes.__main__ import RECIPES
 from workbench.errors import UserError, check_range
 from workbench.form_fields import Field, form_fields
-from workbench.forms import arguments, command_line, read_form, texts
+from workbench.forms import arguments, command_line, from_arguments, read_form, texts
 
 CONFIGS = {name: import_module(module).Config for name, (module, _) in RECIPES.items()}
 NEEDED = {"scheme": "nf4", "out": "made", "expert": "tuned", "action": "merge", "ids": "a\nb", "path": "x.jsonl"}
@@ -209,3 +209,12 @@ def test_paths_stay_as_they_are_named() -> None:
     found, _ = read_form(CONFIGS["lora"], {"runs": "../elsewhere/my runs"})
     assert found.setup.runs == Path("../elsewhere/my runs")
     assert command_line("lora", found) == "workbench lora --runs '../elsewhere/my runs'"
+
+
+def test_a_form_is_filled_in_from_a_command_line() -> None:
+    found = from_arguments(CONFIGS["lora"], ["--rank", "4", "--engine", "fake"])
+    assert (found.lora.rank, found.setup.engine.engine) == (4, "fake")
+    with pytest.raises(UserError, match="cannot be read"):
+        from_arguments(CONFIGS["lora"], ["--no-such-flag", "4"])
+    with pytest.raises(UserError, match="rank is 0"):
+        from_arguments(CONFIGS["lora"], ["--rank", "0"])

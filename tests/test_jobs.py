@@ -117,7 +117,18 @@ def test_a_job_that_died_with_its_keeper_is_lost(jobs: Jobs, runs: Path) -> None
 
 def kept(jobs: Jobs, runs: Path, log: bytes, **told: object) -> Job:
     """A job that ended long ago, whose process number another process has now."""
-    job = Job("0123456789abcdef", "ann", "lora", (), str(runs), None, "2026-01-01T00:00:00", ".", runs / "j" / "0")
+    job = Job(
+        "0123456789abcdef",
+        "ann",
+        "lora",
+        "lora",
+        (),
+        str(runs),
+        None,
+        "2026-01-01T00:00:00",
+        ".",
+        runs / "j" / "0",
+    )
     folder = runs / ".page" / "jobs" / job.id
     folder.mkdir(parents=True)
     (folder / "log").write_bytes(log)

@@ -65,6 +65,8 @@ class Catalogue:
         self, flags: ModelFlags, also: Sequence[str] = (), servers: Sequence[str] = (), runs: Path = Path("runs")
     ) -> None:
         self._flags, self._also, self._servers, self._runs = flags, tuple(also), tuple(servers), runs
+        self.servers = frozenset(address.rstrip("/") for address in (*servers, *flags.engine.endpoint))
+        """Addresses of servers that may be asked, as they were given."""
         self._entries: dict[str, Entry] = {}
         self.problems: list[str] = []
         """What could not be listed, a sentence each."""

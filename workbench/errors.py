@@ -49,5 +49,5 @@ def check_range(name: str, value: float, low: float, high: float, *, open_low: b
         bracket = "(" if open_low else "["
         error = OutOfRange(f"{name} is {value!r}; it must be a number in {bracket}{low:g}, {high:g}].")
         error.field = name
-        error.span = f"{'more than' if open_low else 'from'} {low:,.10g} to {high:,.10g}"
+        error.span = f"{f'more than {low:,.10g}, at most' if open_low else f'from {low:,.10g} to'} {high:,.10g}"
         raise error

@@ -142,6 +142,20 @@ def command_line(recipe: str, config: Any) -> str:
     return shlex.join(["workbench", recipe, *arguments(config)])
 
 
+def from_arguments(config: type[Any], words: Sequence[str]) -> Any:
+    """The Config that a command line gave a recipe.
+
+    Raises:
+        UserError: no such Config can be read from it.
+    """
+    import tyro
+
+    try:
+        return tyro.cli(config, args=list(words), config=(tyro.conf.EnumChoicesFromValues,), console_outputs=False)
+    except SystemExit as error:
+        raise UserError("Its command line cannot be read: it was made by another version.") from error
+
+
 def _get(config: Any, path: Sequence[str]) -> Any:
     for name in path:
         config = getattr(config, name)

@@ -41,6 +41,7 @@ class Job:
     Attributes:
         id: 16 hexadecimal digits, the folder's name.
         owner: who started it; nobody else is shown it.
+        label: what a person calls it.
         recipe, arguments: its command line.
         runs, name: where its run is and how it is called, as far as its flags say; None for an estimate.
         started: UTC in ISO 8601.
@@ -50,6 +51,7 @@ class Job:
 
     id: str
     owner: str
+    label: str
     recipe: str
     arguments: tuple[str, ...]
     runs: str | None
@@ -76,9 +78,15 @@ class Jobs:
         self._runs: dict[str, str] = {}
 
     def start(
-        self, owner: str, recipe: str, arguments: list[str], runs: Path | None = None, name: str | None = None
+        self,
+        owner: str,
+        recipe: str,
+        arguments: list[str],
+        runs: Path | None = None,
+        name: str | None = None,
+        label: str = "",
     ) -> Job:
-        """Start a recipe in a process group of its own.
+        """Start a recipe in a process group of its own. What the arguments are is as in `Job`.
 
         Raises:
             UserError: too many run, or this system has no process groups.
@@ -87,6 +95,7 @@ class Jobs:
         job = Job(
             id=id,
             owner=owner,
+            label=label or recipe,
             recipe=recipe,
             arguments=tuple(arguments),
             runs=None if runs is None else str(runs.resolve()),

@@ -1,24 +1,26 @@
 """The page: its tabs, its live region, its address. Each tab's content is a pane, a file of this folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from workbench.catalogue import Catalogue
 from workbench.lending import Lender
-from workbench.ui import arena, chat, runs
+from workbench.ui import arena, chat, compare, recipes, runs
 from workbench.ui.shell import QUICK, Shell, asked
 
 _OWN = files("workbench.ui")
 
-CSS = _OWN.joinpath("page.css").read_text(encoding="utf-8") + chat.CSS + arena.CSS + runs.CSS
+CSS = _OWN.joinpath("page.css").read_text(encoding="utf-8") + chat.CSS + compare.CSS + arena.CSS + runs.CSS + recipes.CSS
 
 HEAD = f"<script>{_OWN.joinpath('page.js').read_text(encoding='utf-8')}{arena.JS}</script>"
 """What the page's head gets: the panes' scripts."""
 
 TABS: dict[str, tuple[str, Callable[[Shell], None]]] = {
     "chat": ("Chat", chat.add_chat),
+    "compare": ("Compare", compare.add_compare),
     "arena": ("Arena", arena.add_arena),
     "runs": ("Runs", runs.add_runs),
 }
@@ -39,15 +41,26 @@ _TAB_ADDRESS = """() => {
 }"""
 
 
-def build(catalogue: Catalogue, lender: Lender, folder: Path) -> Any:
+def build(
+    catalogue: Catalogue,
+    lender: Lender,
+    folder: Path,
+    known: Mapping[str, tuple[type[Any], str]],
+    may_start: bool,
+) -> Any:
     """The page's Blocks, not launched yet.
 
     Args:
         catalogue: the models that may be talked with.
         lender: lends them.
         folder: of all runs.
+        known: each recipe's Config and what it does.
+        may_start: whether recipes may be started from the page.
     """
     import gradio as gr
+
+    add_recipes = partial(recipes.add_recipes, known=known, may_start=may_start)
+    tabs_of: dict[str, tuple[str, Callable[[Shell], None]]] = {**TABS, "recipes": ("Recipes", add_recipes)}
 
     with gr.Blocks(title="LLM workbench", analytics_enabled=False) as blocks:
         gr.HTML("<h1>LLM workbench</h1>", elem_id="title", js_on_load=None)
@@ -55,17 +68,16 @@ def build(catalogue: Catalogue, lender: Lender, folder: Path) -> Any:
         address = gr.Textbox("", elem_id="address", visible="hidden", label="Address")
         shell = Shell(blocks, live, address, catalogue, lender, folder)
         with gr.Tabs(elem_id="tabs") as tabs:
-            for name, (title, add) in TABS.items():
+            for name, (title, add) in tabs_of.items():
                 with gr.Tab(title, id=name) as tab:
                     add(shell)
-                tab.select(
-                    None, None, [address], js=_TAB_ADDRESS.replace("NAMES", str(list(TABS))).replace("NAME", name)
-                )
+                script = _TAB_ADDRESS.replace("NAMES", str(list(tabs_of))).replace("NAME", name)
+                tab.select(None, None, [address], js=script)
         address.change(None, [address], None, js=_SET_ADDRESS)
 
         def open_tab(request: gr.Request) -> Any:
             wanted = asked(request).get("tab")
-            return gr.Tabs(selected=wanted) if wanted in TABS else gr.skip()
+            return gr.Tabs(selected=wanted) if wanted in tabs_of else gr.skip()
 
         blocks.load(open_tab, None, [tabs], **QUICK)
     return blocks
