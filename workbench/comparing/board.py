@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -56,6 +57,7 @@ class Answered:
         which: of the samples is shown as the answer.
         begun: the beginning of the answer that was given to the model, which its turn's text holds.
         seconds: from the question to the last sample's end.
+        waited: of them, those before anything came: for other answers' turn, for the model to load and to read.
     """
 
     asked: Asked
@@ -66,6 +68,7 @@ class Answered:
     which: int
     begun: str = ""
     seconds: float = 0.0
+    waited: float = 0.0
 
     @property
     def text(self) -> str:
@@ -196,22 +199,25 @@ class Pane:
         if self._stopped.is_set():
             raise UserError("Stopped before anything came.")
         sampling = replace(asked.system.decode.sampling(), stop=asked.system.prompt.stop)  # type: ignore[union-attr]
+        begun_at, first = time.monotonic(), 0.0
         async with aclosing(self.draw.hear(lender, asked.entry, request, sampling)) as steps:
             async for step in steps:
+                first = first or time.monotonic() - begun_at
                 if step.turns is None:
                     yield replace(step, text=begun + step.text)
                     continue
                 turns = tuple(replace(turn, answer=begun + turn.answer) for turn in step.turns)
                 # A task's check may take its time; the page goes on.
-                self.answered = await asyncio.to_thread(_answered, asked, scored or request, turns, begun)
-                yield replace(step, turns=turns)
+                self.answered = await asyncio.to_thread(_answered, asked, scored or request, turns, begun, first)
+                yield replace(step, text=begun + step.text, turns=turns)
 
 
-def _answered(asked: Asked, request: Request, turns: tuple[Turn, ...], begun: str) -> Answered:
+def _answered(asked: Asked, request: Request, turns: tuple[Turn, ...], begun: str, waited: float) -> Answered:
     verdicts = tuple(judged(turn, asked.example, asked.task) for turn in turns)
     vote = tally(asked.example.id, verdicts)
     seconds = max(turn.seconds for turn in turns)
-    return Answered(asked, request, turns, verdicts, vote, shown(verdicts, vote), begun, seconds)
+    waited = waited if waited < seconds else 0.0  # all came at once
+    return Answered(asked, request, turns, verdicts, vote, shown(verdicts, vote), begun, seconds, waited)
 
 
 @dataclass

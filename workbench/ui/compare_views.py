@@ -26,6 +26,8 @@ MARKS: dict[Kind, str] = {
 STEPS = (0.05, 0.25, 0.5, 0.75)
 """Probabilities between which a token's colour changes."""
 
+LONG_WAIT = 0.5  # seconds before the first piece that are told apart
+
 LEGEND = (
     "<p class=legend>Probability: <span class='p p0'>below 5 %</span> <span class='p p1'>to 25 %</span> "
     "<span class='p p2'>to 50 %</span> <span class='p p3'>to 75 %</span> <span class='p p4'>above</span>. "
@@ -156,15 +158,17 @@ def _mark(verdict: Verdict) -> str:
 
 def _took(answered: Answered, told: Sequence[str]) -> str:
     words = [word for word in told if word]
+    spent = answered.seconds - answered.waited
     if answered.tokens:
-        rate = answered.tokens / max(answered.seconds, 1e-9)
-        known = answered.tokens
         unknown = any(not turn.completion_tokens and turn.answer for turn in answered.turns)
         least = "at least " if unknown else ""
-        words.append(f"{least}{known:,} tokens in {answered.seconds:.1f} s, {least}{rate:,.1f} tokens/s")
+        rate = answered.tokens / max(spent, 1e-9)
+        words.append(f"{least}{answered.tokens:,} tokens in {spent:.1f} s, {least}{rate:,.1f} tokens/s")
     else:
-        words.append(f"{answered.seconds:.1f} s")
-    begun = " The beginning was given to it." if answered.begun else ""
+        words.append(f"{spent:.1f} s")
+    if answered.waited >= LONG_WAIT:
+        words.append(f"the first came after {answered.waited:.1f} s")
+    begun = " Its beginning was given to the model." if answered.begun else ""
     return line("; ".join(words) + "." + begun)
 
 
