@@ -107,10 +107,12 @@ async def answered(
             with suppress(UserError):  # unless the conversation was deleted
                 keep(Turn(node.text, said, "stopped", seconds=time.monotonic() - began), "")
     assert turn is not None, "an answer ends with its turn"
+    kept = turn.end != "error" and bool(turn.answer)
+    if not hashing.done():  # who has pressed Stop does not wait for a model's file to be read
+        yield Heard(told(turn, kept), said)
     system = ""
     with suppress(UserError, OSError):  # a folder that is gone by now leaves its answer nameless
         system = await hashing
-    kept = turn.end != "error" and bool(turn.answer)
     if kept:
         keep(turn, system)
     yield Heard(told(turn, kept), problem=not kept, turn=turn)
