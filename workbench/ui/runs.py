@@ -81,7 +81,7 @@ class Pane:
         """Show the runs of the list that are like this."""
         shown.text, shown.recipe, shown.state = (str(value or "")[:200] for value in (text, recipe, state))
         shown.page = 0
-        return self._list(shown) if not shown.id else {}
+        return self._list(shown) if not shown.id else self._nothing()
 
     def open(self, shown: Shown, id: object, result: str = "", other: str = "") -> Updates:
         """Show a run in place of the list."""
@@ -116,8 +116,9 @@ class Pane:
         except (UserError, OSError) as error:
             return {self.boxes["timer"]: gr.Timer(active=False), self.made.htmls["problems"]: line(error, True)}
         if shown.id != id:  # another one was opened meanwhile
-            return {}
-        return {**self._updates(shown, sections), **({self.shell.live: said(news)} if news else {})}
+            return self._nothing()
+        told = {self.shell.live: said(news)} if news else self._nothing()
+        return {**self._updates(shown, sections), **told}
 
     # --- inside the open run --------------------------------------------------------------------------
 
@@ -149,6 +150,12 @@ class Pane:
         return self._sections(self.view.questions if name == "questions" else self.view.pair, shown)
 
     # --- what the browser is told ---------------------------------------------------------------------
+
+    def _nothing(self) -> Updates:
+        """No change at all, which Gradio does not take an empty dict for."""
+        import gradio as gr
+
+        return {self.shell.live: gr.skip()}
 
     def _list(self, shown: Shown) -> Updates:
         import gradio as gr
