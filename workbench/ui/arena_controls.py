@@ -73,7 +73,9 @@ class Controls:
                 )
                 for word, said_as in view.WORDS.items()
             }
-        gr.Checkbox(True, label="Vote with the keys 1 – 4, ← →; n begins a round", elem_id="arena-keys")
+        gr.Checkbox(
+            True, label="Vote with the keys 1 – 4, ← →; n begins a round", elem_id="arena-keys", interactive=True
+        )
         self.standings = gr.HTML("", elem_id="arena-standings", **still)
         self.named = gr.Checkbox(
             False, label="Count votes on answers that named their model", elem_id="arena-named"
