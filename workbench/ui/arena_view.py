@@ -54,7 +54,7 @@ def voted(row: Mapping[str, Any]) -> str:
     left, right = (row[f"{side}_system"]["label"] for side in ("left", "right"))
     flag = ""
     if row["names_itself"]:
-        flag = " An answer named its model, so the vote is kept and not counted in the standings."
+        flag = " An answer named its model, so the vote is left out of the standings unless you count such votes."
     return f"Vote kept: {WORDS[row['vote']].lower()}. Left was {left}, right was {right}.{flag}"
 
 
