@@ -198,6 +198,19 @@ def test_the_longest_answer_is_held_against_the_context(desk: Desk) -> None:
         desk.ask("two", sampling=Sampling(max_tokens=500))
 
 
+def test_one_answer_at_a_time_and_stop_before_it_began(desk: Desk) -> None:
+    with desk.session.answering():
+        for data in ({"act": "answer"}, {"act": "earlier"}, {"act": "later"}):
+            with pytest.raises(UserError, match="on its way"):
+                act(desk.session, desk.history, data)
+        with pytest.raises(UserError, match="on its way"), desk.session.answering():
+            pass
+        id = asked(desk.session, desk.history, "one")
+        desk.session.stop()
+        assert desk.hear(id)[-1].line == "Stopped before it began." and desk.engine.seen == []
+    desk.session.check_idle()
+
+
 def test_a_conversation_deleted_meanwhile_stays_deleted(desk: Desk) -> None:
     id = asked(desk.session, desk.history, "one")
     desk.history.delete(desk.session.chat)

@@ -172,7 +172,8 @@ def test_what_no_browser_sends_is_refused_with_its_field(
 def test_stop_over_http(url: str, engine: Paced, runs: Path) -> None:
     with tab(url) as visitor:
         stopped, said = 0.0, ""
-        for event in visitor.trigger("chat-send", "click", {"chat-question": "long"}):
+        visitor.join(visitor.body("chat-send", "click", {"chat-question": "long"}))
+        for event in visitor.events():
             said += json.dumps(event)
             if not stopped and "word word " in said:
                 stopped = time.monotonic()

@@ -11,14 +11,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from workbench.catalogue import Entry
 from workbench.errors import UserError
 from workbench.history import History
 from workbench.ui import chat_view
-from workbench.ui.chat_asking import answered
+from workbench.ui.chat_asking import Heard, answered
 from workbench.ui.chat_controls import Controls, Updates
 from workbench.ui.chat_desk import Session, act, asked_again, asked_instead, download, sentence
 from workbench.ui.chat_desk import asked as put
-from workbench.ui.chat_settings import restored
+from workbench.ui.chat_settings import Settings, restored
 from workbench.ui.shell import MAX_TEXT, QUICK, STREAMING, Shell, asked, line, query, said
 
 CSS = chat_view.CSS
@@ -134,22 +135,24 @@ class Pane:
             return {self.status: line(f"{error} The settings that are shown are for the next answer.", True)}
 
     async def _answer(
-        self, sent: Updates, history: History, entry: Any, settings: Any, id: str, extra: Updates
+        self, sent: Updates, history: History, entry: Entry, settings: Settings, id: str, extra: Updates
     ) -> AsyncGenerator[Updates, None]:
         session = sent[self.state]
         mine = session.chat
-        first = await asyncio.to_thread(self.shown, sent, history, entry.key, True)
-        yield {**first, **self.buttons(True), **extra, self.coming: chat_view.coming("")}
-        async with aclosing(answered(self.shell.lender, entry, settings, history, session, id)) as states:
-            async for heard in states:
-                if session.chat != mine:  # another one was opened meanwhile
-                    continue
-                if heard.turn is None:
-                    yield {self.coming: chat_view.coming(heard.text or ""), self.status: line(heard.line)}
-                    continue
-                whole = await asyncio.to_thread(self.shown, sent, history, entry.key)
-                told = {self.status: line(heard.line, heard.problem), self.shell.live: said(sentence(heard.turn))}
-                yield {**whole, **told, **self.buttons(False)}
+        with session.answering():
+            first = await asyncio.to_thread(self.shown, sent, history, entry.key, True)
+            yield {**first, **self.buttons(True), **extra, self.coming: chat_view.coming("")}
+            async with aclosing(answered(self.shell.lender, entry, settings, history, session, id)) as states:
+                async for heard in states:
+                    if session.chat == mine:  # else another one was opened meanwhile
+                        yield await self._heard(sent, history, entry, heard)
+
+    async def _heard(self, sent: Updates, history: History, entry: Entry, heard: Heard) -> Updates:
+        if heard.turn is None:
+            return {self.coming: chat_view.coming(heard.text or ""), self.status: line(heard.line)}
+        whole = await asyncio.to_thread(self.shown, sent, history, entry.key)
+        told = {self.status: line(heard.line, heard.problem), self.shell.live: said(sentence(heard.turn))}
+        return {**whole, **told, **self.buttons(False)}
 
     async def guarded(self, sent: Updates, states: AsyncGenerator[Updates, None]) -> AsyncGenerator[Updates, None]:
         """What is yielded; and whatever goes wrong, as a line of the pane."""
@@ -157,10 +160,10 @@ class Pane:
             async with aclosing(states):
                 async for now in states:
                     yield now
-            if not sent[self.state].talk.busy:
+            if not sent[self.state].asking:
                 yield self.buttons(False)
         except UserError as error:
-            ended: Updates = {} if sent[self.state].talk.busy else {**self.buttons(False), self.coming: ""}
+            ended: Updates = {} if sent[self.state].asking else {**self.buttons(False), self.coming: ""}
             yield {self.status: line(error, True), self.shell.live: said(error), **ended}
         except Exception as error:  # a bug: its traceback is for the terminal, the page goes on
             traceback.print_exc(file=sys.stderr)
@@ -223,7 +226,7 @@ def add_chat(shell: Shell) -> None:
     gr.on([pane.send.click, pane.box.submit], ask, sent, streamed, **STREAMING)
     gr.on([pane.head.click, pane.view.click, pane.listing.click], press, sent, streamed, **STREAMING)
     gr.on([pane.send.click, pane.new.click], None, js=chat_view.FOCUS)
-    pane.stop.click(lambda session: session.talk.stop(), [pane.state], None, **QUICK)
+    pane.stop.click(lambda session: session.stop(), [pane.state], None, **QUICK)
     pane.new.click(begin_anew, sent, whole, **QUICK)
     pane.search.input(find, sent, [pane.listing], trigger_mode="always_last", **QUICK)
     pane.head.select(save, [pane.state], [pane.file, pane.status], **QUICK)

@@ -85,13 +85,16 @@ async def answered(
     request, system_prompt = await _request(lender, entry, settings, chat, node)
     hashing = asyncio.ensure_future(asyncio.to_thread(system_hash, settings.system(entry)))
     sampling = replace(settings.sampling, stop=settings.prompt(entry).stop)
-    said, turn = "", None
+    if session.stopped:
+        yield Heard("Stopped before it began.", problem=True, turn=Turn(node.text, "", "stopped"))
+        return
+    said, turn, saved = "", None, False
     began = time.monotonic()
 
     def keep(turn: Turn, system: str) -> None:
         counts = (turn.prompt_tokens, turn.completion_tokens, turn.seconds)
-        told = (entry.label, system, system_prompt, request.id, request.indices[0])
-        answer = Node(new_id(), node.id, "assistant", turn.answer, turn.end, False, *told, *counts)
+        drawn = (entry.label, system, system_prompt, request.id, request.indices[0])
+        answer = Node(new_id(), node.id, "assistant", turn.answer, turn.end, False, *drawn, *counts)
         history.add(chat.id, [answer], answer.id, settings.kept())
         if session.chat == chat.id:
             session.leaf = answer.id
@@ -102,19 +105,20 @@ async def answered(
                 said, turn = heard.text, heard.turn
                 if turn is None:
                     yield Heard(f"Answering… {time.monotonic() - began:.1f} s", said)
+        assert turn is not None, "an answer ends with its turn"
+        kept = turn.end != "error" and bool(turn.answer)
+        if not hashing.done():  # who has pressed Stop does not wait for a model's file to be read
+            yield Heard(told(turn, kept), said)
+        system = ""
+        with suppress(UserError, OSError):  # a folder that is gone by now leaves its answer nameless
+            system = await hashing
+        saved = True
+        if kept:
+            keep(turn, system)
     finally:
-        if turn is None and said:  # the browser has gone: what came is kept
+        if not saved and said and (turn is None or turn.end != "error"):  # the browser has gone: what came is kept
             with suppress(UserError):  # unless the conversation was deleted
-                keep(Turn(node.text, said, "stopped", seconds=time.monotonic() - began), "")
-    assert turn is not None, "an answer ends with its turn"
-    kept = turn.end != "error" and bool(turn.answer)
-    if not hashing.done():  # who has pressed Stop does not wait for a model's file to be read
-        yield Heard(told(turn, kept), said)
-    system = ""
-    with suppress(UserError, OSError):  # a folder that is gone by now leaves its answer nameless
-        system = await hashing
-    if kept:
-        keep(turn, system)
+                keep(turn or Turn(node.text, said, "stopped", seconds=time.monotonic() - began), "")
     yield Heard(told(turn, kept), problem=not kept, turn=turn)
 
 

@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,15 +18,43 @@ from workbench.ui.chat_settings import question, text
 
 @dataclass
 class Session:
-    """What one tab of a browser has: the conversation and branch that it shows, and the answer on its way."""
+    """What one tab of a browser has: the conversation and branch that it shows, and the answer on its way.
+
+    Attributes:
+        talk: hears the answer.
+        chat, leaf: ids of the conversation and of the branch's last message; empty where nothing is shown.
+        asking: whether an answer is on its way, or a question on its way to the model.
+        stopped: whether it is to end.
+    """
 
     talk: Talk = field(default_factory=Talk)
     chat: str = ""
     leaf: str = ""
+    asking: bool = False
+    stopped: bool = False
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """An answer is on its way as long as the block runs.
+
+        Raises:
+            UserError: one is already.
+        """
+        self.check_idle()
+        self.asking, self.stopped = True, False
+        try:
+            yield
+        finally:
+            self.asking = False
+
+    def stop(self) -> None:
+        """End the answer that is on its way, if one is."""
+        self.stopped = True
+        self.talk.stop()
 
     def begin_anew(self) -> None:
         """Show no conversation; an answer that is on its way ends with what came, in its own conversation."""
-        self.talk.stop()
+        self.stop()
         self.chat = self.leaf = ""
 
     def opened(self, chat: Chat) -> None:
@@ -39,7 +69,7 @@ class Session:
         Raises:
             UserError: one is.
         """
-        if self.talk.busy:
+        if self.asking:
             raise UserError("An answer is on its way. Stop it, or wait.")
 
 
