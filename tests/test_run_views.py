@@ -148,6 +148,7 @@ def test_damaged_folders_are_left_out_and_named(tmp_path: Path) -> None:
     with (tmp_path / "huge" / "config.json").open("wb") as file:
         file.truncate(5 * 2**20)
     (tmp_path / "file").write_text("no folder")
+    (tmp_path / "ring").symlink_to(tmp_path / "ring")
     lines, out = Listing(tmp_path).read()
     assert [one.id for one in lines] == ["good"]
     assert sorted(out) == ["deep", "empty", "huge", "list", "odd", "torn"]

@@ -61,7 +61,9 @@ class Listing:
         """Names of the folders that may hold a run, in order; those that begin with a dot are no runs."""
         try:
             with os.scandir(self.root) as entries:
-                return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+                return sorted(
+                    entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry)
+                )
         except OSError:
             return []
 
@@ -103,7 +105,10 @@ class Listing:
             self._known[name] = kept
         found = kept[1]
         if isinstance(found, Line) and found.state == "running":  # a killed process writes nothing
-            return replace(found, state=self.state(read_run(folder)))
+            try:
+                return replace(found, state=self.state(read_run(folder)))
+            except DAMAGE as error:  # it was moved just now
+                return str(error)
         return found
 
 
@@ -117,6 +122,13 @@ def matching(lines: Sequence[Line], text: str = "", recipe: str = "", state: str
         and (not state or line.state == state)
         and all(word in f"{line.id} {line.recipe}".lower() for word in words)
     ]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where nobody may look
+        return False
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
