@@ -72,10 +72,16 @@ class Client:
     def trigger(
         self, elem_id: str, event: str, values: dict[str, Any], data: Any = None
     ) -> Iterator[dict[str, Any]]:
-        """Let it happen, and hear what comes of it."""
+        """Let it happen, and hear what comes of it; components hold what the last update gave them."""
         answer = self.join(self.body(elem_id, event, values, data))
         assert answer.status_code == 200, answer.text
-        return self.events()
+        for told in self.events():
+            yield told
+            if told["msg"] == "process_completed" and told["success"]:
+                for id, value in zip(
+                    self.listener(elem_id, event)["outputs"], told["output"]["data"], strict=True
+                ):
+                    self._set(id, value)
 
     def _heard(self, listener: dict[str, Any], data: Any) -> list[dict[str, Any]]:
         answer = self.join(self._body(listener, None, data))

@@ -2,7 +2,7 @@
 
 `stamp of 20` answers with the times at which its 20 words left the engine, `forever` with words until it is
 stopped, `hostile` with text that would be markup, `broken` fails where the model is fake:0.1, and anything else as
-the fake engine does.
+the fake engine does. `recite` answers with all that the model was sent.
 """
 
 import os
@@ -58,6 +58,10 @@ def stream(self: FakeEngine, request: Request, sampling: Sampling) -> Iterator[s
             if ENDED in os.environ:
                 with Path(os.environ[ENDED]).open("a", encoding="utf-8") as file:
                     file.write(f"{time.time()}\n")
+    elif "recite" in question:
+        text = " / ".join(f"{message.role}: {message.content}" for message in request.messages)
+        yield text
+        yield Completion(0, text, 3, 3)
     elif "broken" in question and self._name.startswith("fake:0.1"):
         yield "half "
         yield Completion(0, "half ", finish=Finish.ERROR, error="the connection was cut")
