@@ -160,7 +160,7 @@ def test_a_ladder_is_shown_and_its_questions_filtered(browser: Any, address: str
     pick(page, "which-result", "majority-vote")
     see(page, "questions", "No question had this outcome")
     assert page.url.endswith("run=a-ladder&result=majority-vote")
-    tab(page, "Compare")
+    tab(page, "Compare with")
     pick(page, "other", "a-ladder/zero-shot")
     see(page, "pair", "a-ladder/zero-shot minus a-ladder/majority-vote")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -178,7 +178,7 @@ def test_pool_curves(page: Any, address: str) -> None:
 
 def test_two_runs_are_compared_and_the_address_says_it_all(page: Any, address: str) -> None:
     opened(page, address, "run=one")
-    tab(page, "Compare")
+    tab(page, "Compare with")
     pick(page, "other", "two")
     see(page, "pair", "exact McNemar")
     assert page.locator("#runs-pair table").nth(1).locator("td").count() == 4, "the 2×2 table"
@@ -242,10 +242,10 @@ def test_a_training_is_followed_live(page: Any, address: str, runs: Path) -> Non
         see(page, "head", "running")
         see(page, "curves", "Loss")
         line = page.locator("#runs-curves figure").first.locator("path.line").first
-        see(page, "training", "Update 5 of 40 (12 %), about 1.8 s left")
+        see(page, "progress", "Update 5 of 40 (12 %), about 1.8 s left")
         first = line.get_attribute("d")
         on_to_20.set()
-        see(page, "training", "Update 20 of 40 (50 %), about 1 s left")
+        see(page, "progress", "Update 20 of 40 (50 %), about 1 s left")
         second = line.get_attribute("d")
         assert (first.count("L"), second.count("L")) == (4, 19)
         assert "loss is 0.4 at update 20" in page.locator("#runs-curves title").first.text_content()

@@ -106,7 +106,7 @@ def test_rungs_have_intervals_differences_and_p() -> None:
     assert all(re.search(r"[+-][\d.]+ \([+-][\d.]+ to [+-][\d.]+\)", row) for row in rows[1:])
     assert "Holm" in page and "9 systems have been looked at" in page
     assert "Use " in page, "the advice"
-    assert rungs_html([], None) == ""
+    assert rungs_html([], 0) == ""
     svg = cost_html(rungs)
     assert svg.count("<svg") == 2 and "<title" in svg and "frontier" in svg
     assert cost_html(rungs[:1]) == ""
@@ -288,15 +288,18 @@ def test_a_followed_run_sends_only_what_changed(tmp_path: Path) -> None:
         run.log(step=1, loss=2.0, seconds=1.0)
         sections, news = view.follow(shown)
         fresh = changed_only(shown, sections)
-        assert set(fresh) == {"parts", "training", "curves", "latest"} and news == ""
+        assert set(fresh) == {"parts", "progress", "training", "curves", "latest"} and news == ""
         run.log(step=2, loss=1.0, seconds=1.0)
         fresh = changed_only(shown, view.follow(shown)[0])
-        assert set(fresh) == {"training", "curves", "latest"}
+        assert set(fresh) == {"progress", "curves", "latest"}
         run.write_result(measured())
         assert "result" in changed_only(shown, view.follow(shown)[0])
     sections, news = view.follow(shown)
     assert news == "The run r is done."
-    assert set(changed_only(shown, sections)) == {"head", "running"} and sections["running"] is False
+    assert (
+        set(changed_only(shown, sections)) == {"head", "progress", "training", "running"}
+        and sections["running"] is False
+    )
     assert view.follow(shown)[1] == "", "said once"
 
 
@@ -311,7 +314,7 @@ def test_a_ladder_grows_as_rungs_finish(tmp_path: Path) -> None:
             inner.log(step=1, loss=2.0, seconds=1.0)
             sections, _ = view.follow(shown)
             assert "1 of 3 rungs done. Now: lora (training lora). Then: vote." in sections["progress"]
-            assert "zero-shot" in sections["rungs"] and "Update 1" in sections["training"]
+            assert "zero-shot" in sections["rungs"] and "Update 1" in sections["progress"]
     default = {"setup": {"task": "arithmetic"}, "ladder": {"rungs": []}}
     with Run.open(tmp_path, "ladder", default, name="d"):
         view.open(shown, "d")
@@ -361,7 +364,7 @@ def test_text_is_shown_exactly_and_inert(tmp_path: Path) -> None:
         card_html(HOSTILE),
         list_html([Line(HOSTILE, HOSTILE, HOSTILE, HOSTILE, problem=HOSTILE)], 0, 1),
         left_out_html({HOSTILE: HOSTILE}),
-        rungs_html([rung(HOSTILE, RIGHT), rung(HOSTILE + "2", RIGHT[::-1], notes=(HOSTILE,))], None),
+        rungs_html([rung(HOSTILE, RIGHT), rung(HOSTILE + "2", RIGHT[::-1], notes=(HOSTILE,))], 2),
         cost_html([rung(HOSTILE, RIGHT), rung(HOSTILE + "2", RIGHT[::-1], flops=2e9)]),
         rungs_progress([HOSTILE, "b"], [], HOSTILE, True),
     ]

@@ -116,8 +116,8 @@ def _tabs(made: Layout) -> None:
         boxes["which"] = gr.Radio(OUTCOMES, value="all", label="Outcome", elem_id="runs-which")
         made.section("questions", clicks=True)
         made.paging("questions")
-    with gr.Tab("Compare", id="compare"):
-        boxes["other"] = gr.Dropdown([], label="Compare with (type to search)", elem_id="runs-other")
+    with gr.Tab("Compare with", id="compare"):
+        boxes["other"] = gr.Dropdown([], label="Another result (type to search)", elem_id="runs-other")
         made.section("pair")
         kinds = [(words, name) for name, words in KINDS.items()]
         boxes["kind"] = gr.Radio(kinds, value="all", label="Changed questions", elem_id="runs-kind", visible=False)

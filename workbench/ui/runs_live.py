@@ -38,16 +38,15 @@ def progress_html(told: Progress | None, logged: bool) -> str:
     """
     if told is None:
         return "" if logged else line("Nothing has been logged yet.")
-    title = "<h3>Training</h3>"
     if told.total is None:
-        return f"{title}{line(f'Update {told.done:,}.')}"
+        return line(f"Update {told.done:,}.")
     share = min(1.0, told.done / told.total)
     left = ""
     if told.seconds_left is not None and told.done < told.total:
         left = f", about {duration(told.seconds_left)} left at the speed of the latest updates"
     words = f"Update {told.done:,} of {told.total:,} ({100 * share:.0f} %){left}."
     bar = f"<progress max='{told.total}' value='{min(told.done, told.total)}' aria-label='Updates'></progress>"
-    return f"{title}{line(words)}{bar}"
+    return f"{line(words)}{bar}"
 
 
 def curves_html(feed: Feed) -> str:

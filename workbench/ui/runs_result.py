@@ -37,12 +37,12 @@ def rungs_of(results: Mapping[str, Result]) -> list[Rung]:
     return [Rung(name, result, one_sample(result)) for name, result in results.items() if name != "result"]
 
 
-def rungs_html(rungs: Sequence[Rung], looks: int | None) -> str:
+def rungs_html(rungs: Sequence[Rung], looks: int) -> str:
     """The rungs with intervals, paired tests against the first, and both costs; nothing where there are none.
 
     Args:
         rungs: the first is the baseline.
-        looks: Systems that have been looked at on the split; None where only the rungs are known.
+        looks: Systems that have been looked at on the split.
     """
     if not rungs:
         return ""
@@ -67,7 +67,7 @@ def rungs_html(rungs: Sequence[Rung], looks: int | None) -> str:
         )
     heads = ["Rung", "Accuracy (95 % interval)", f"Above {baseline}, points", "p", "One sample"]
     heads += [*(["Macro F1"] if with_f1 else []), "To make", "To use, a question", *OUTCOMES[1:]]
-    notes = "".join(f"<li>{html(note)}</li>" for note in remarks(rungs, len(rungs) if looks is None else looks))
+    notes = "".join(f"<li>{html(note)}</li>" for note in remarks(rungs, looks))
     table = wide(
         "Rungs", heads, cells, caption=f"Rungs, tested against {baseline} on the same questions", numbers=1
     )

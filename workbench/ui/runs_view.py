@@ -114,7 +114,7 @@ class View:
         filters = {name: getattr(shown, name) for name in ("text", "recipe", "state", "page", "sent")}
         vars(shown).update(vars(Shown(**filters)))
         shown.id, shown.seen = run.id, self.listing.state(run)
-        shown.result, shown.other = result, other
+        shown.result, shown.other = result, f"{other}/result" if other and "/" not in other else other
 
     def close(self, shown: Shown) -> None:
         """Go back to the list."""
@@ -132,7 +132,8 @@ class View:
         if shown.result not in results:
             shown.result = next(iter(results), "")
         rungs = rungs_of(results)
-        seen = looks(self.root, rungs[0].result.task_hash, rungs[0].result.split) if rungs else None
+        known = looks(self.root, rungs[0].result.task_hash, rungs[0].result.split) if rungs else None
+        seen = max(known or 0, len(rungs))  # a folder from elsewhere has its store there
         return {
             **self.live(shown, run),
             "problems": "".join(line(problem, problem=True) for problem in problems),
@@ -169,18 +170,24 @@ class View:
             "latest": "",
         }
         if names or running:
-            sections |= self._training(run, named, running)
+            sections |= self._training(run, named, told, running)
         return sections
 
-    def _training(self, run: RunFolder, part: str, running: bool) -> Sections:
+    def _training(self, run: RunFolder, part: str, told: str, running: bool) -> Sections:
         try:
             feed = self.feeds.of(run.path / part)
             # A ladder that asks questions trains nothing now: what it trained before has no time left.
             training = running and self.listing.state(read_run(run.path / part)) == "running"
         except (UserError, OSError) as error:
             return {"training": line(error, problem=True)}
+        far = guarded(
+            "The progress", lambda: progress_html(progress(feed, training), bool(told) or feed.lines > 0)
+        )
+        title = "<h3>Training</h3>" if feed.lines else ""
+        # What is going on now stands at the top, what was is with its curves.
         return {
-            "training": guarded("The progress", lambda: progress_html(progress(feed, training), feed.lines > 0)),
+            "progress": f"{told}{far}" if training else told,
+            "training": title if training else f"{title}{far}",
             "curves": guarded("The charts", curves_html, feed),
             "latest": guarded("The latest numbers", latest_html, feed),
             "running": running or feed.behind,
