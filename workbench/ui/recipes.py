@@ -183,7 +183,7 @@ class Board:
         import gradio as gr
 
         if not self._desk.may_start:
-            return {}
+            return {self._chosen: chosen}  # Gradio refuses an empty dictionary
         jobs = self._desk.jobs
         mine = jobs.of(owner)
         job = next((one for one in mine if one.id == chosen), None)
@@ -208,16 +208,16 @@ class Board:
         now["working"] = any(state_of(one) in ("running", "stopping") for one in mine)
         updates: Updates = {self._chosen: now["job"], self._seen: now}
         for name, part in (("list", self._list), ("head", self._head), ("log", self._log)):
-            if now[name] != seen.get(name):
+            if now[name] != seen.get(name, ""):
                 updates[part] = now[name]
         if now["stop"] != seen.get("stop"):
             label = now["stop"]
             updates[self._stop] = gr.Button(
                 label or "Stop", visible=label is not None, interactive=label in recipes_jobs.STOPS.values()
             )
-        if now["again"] != seen.get("again"):
+        if now["again"] != seen.get("again", False):
             updates[self._again] = gr.Button(visible=now["again"])
-        if now["working"] != seen.get("working"):
+        if now["working"] != seen.get("working", False):
             updates[self._timer] = gr.Timer(active=now["working"])
         if job is not None and seen.get("job") == job.id and now["state"] != seen.get("state"):
             updates[self._shell.live] = said(f"{job.label}: {recipes_jobs.WORDS[now['state']]}.")

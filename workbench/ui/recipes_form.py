@@ -160,7 +160,7 @@ def _ending(recipe: Recipe, values: Mapping[str, str], refusal: str, estimate: s
             buttons += '<button type="button" data-act="estimate">Estimate the cost first</button>'
     return (
         "<div class=recipes-ending><h3>The command line that does the same</h3>"
-        f'<div class=recipes-command><pre tabindex="0" aria-label="Command line"><code>{html(words)}</code></pre>'
+        f"<div class=recipes-command><pre><code>{html(words)}</code></pre>"
         '<button type="button" data-act="copy">Copy</button></div>'
         f"<p class=recipes-summary>{html(waiting)}</p>"
         f"<div class=recipes-acts>{buttons}</div>"
