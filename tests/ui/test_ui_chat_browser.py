@@ -117,6 +117,10 @@ def test_an_answer_streams_and_is_stopped(browser: Any, address: str, ended: Pat
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         if width == 390:  # the lists beside it are folded, and it is below the model
             assert not page.locator("#chat-new").is_visible()
+            page.get_by_role("button", name="Conversations").click()
+            assert page.locator("#chat-new").is_visible() and page.locator("#chat-list li").is_visible()
+            page.get_by_role("button", name="Conversations").press("Enter")
+            assert not page.locator("#chat-new").is_visible()
             boxes = [page.locator(name).bounding_box() for name in ("#chat-model", "#chat-head", "#chat-question")]
             assert all(above["y"] + above["height"] <= below["y"] for above, below in pairwise(boxes))
         else:
@@ -259,6 +263,8 @@ def test_a_failed_answer_is_told_and_can_be_tried_again(browser: Any, address: s
         seen.line("The answer failed and is not part of the conversation: the connection was cut")
         assert seen.texts() == ["broken"]
         seen.press("again")
+        time.sleep(1)  # it ends as it began
+        seen.idle()
         seen.line("the connection was cut")
         seen.ask("good")
         assert seen.texts()[0] == "good" and len(seen.texts()) == 2

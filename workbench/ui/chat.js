@@ -71,7 +71,7 @@ if (scroller && !scroller.dataset.ready) {
     .observe(scroller, { childList: true, subtree: true, characterData: true });
 }
 
-// Escape stops the answer; a narrow screen begins with the conversation, not with the lists beside it.
+// Escape stops the answer.
 const pane = element.closest('#chat-pane');
 if (pane && !pane.dataset.ready) {
   pane.dataset.ready = 'yes';
@@ -81,7 +81,4 @@ if (pane && !pane.dataset.ready) {
       document.querySelector('#chat-stop:not(:disabled)')?.click();
     }
   });
-  if (matchMedia('(max-width: 700px)').matches) {
-    requestAnimationFrame(() => pane.querySelectorAll('#chat-conversations > button.open').forEach((b) => b.click()));
-  }
 }

@@ -37,7 +37,8 @@ class Pane:
         still: dict[str, Any] = {"js_on_load": None, "apply_default_css": False}
         with gr.Row(elem_id="chat-pane"):
             with gr.Column(scale=1, min_width=270):
-                with gr.Accordion("Conversations", elem_id="chat-conversations"):
+                with gr.Column(elem_id="chat-conversations"):
+                    gr.HTML(chat_view.FOLD, elem_id="chat-fold", js_on_load=chat_view.FOLDS)
                     self.new = gr.Button("New conversation", elem_id="chat-new", size="sm")
                     self.search = gr.Textbox(
                         label="Search names and texts",

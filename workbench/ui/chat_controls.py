@@ -77,7 +77,9 @@ class Controls:
         """
         values, numbers = [sent[slot] for slot in self._slots], [sent[number] for number in self._numbers]
         told = (sent[self._persona], sent[self._system_prompt])
-        return checked(self._shell.catalogue, sent[self.model], *told, values, numbers)
+        # A question may be asked before the list of models has come: it is the first one's.
+        model = sent[self.model] or self._shell.catalogue.entries()[0].key
+        return checked(self._shell.catalogue, model, *told, values, numbers)
 
     def show(self, settings: Settings) -> Updates:
         """The components with these settings in them.
@@ -156,7 +158,11 @@ class Controls:
 
         own = {**dict(own_variables(settings.persona)), **dict(settings.values)}
         names = [*own, *[""] * SLOTS]
-        about = describe(settings.persona) if settings.persona in prompts_of("persona") else ""
+        about = (
+            describe(settings.persona).partition(" Source: ")[0]
+            if settings.persona in prompts_of("persona")
+            else ""
+        )
         if settings.persona == OWN and entry.system is not None:
             about = f"Each question is put as the prompt {entry.system.prompt.name} puts it."
             if entry.system.prompt.style == "text":

@@ -18,6 +18,16 @@ ACTS = files("workbench.ui").joinpath("chat.js").read_text(encoding="utf-8")
 EMPTY = """<div class="chat-empty"><p>Ask something below. Enter sends, Shift+Enter begins a new line.</p>
 <p>The model is loaded when you send the first question; conversations are kept on this computer.</p></div>"""
 
+FOLD = '<button type="button" aria-expanded="false">Conversations</button>'
+"""Shows and hides the list of conversations on a narrow screen."""
+
+FOLDS = """element.addEventListener('click', (e) => {
+  const list = element.closest('#chat-conversations');
+  list.dataset.open = list.dataset.open !== 'true';
+  e.target.closest('button').setAttribute('aria-expanded', list.dataset.open);
+});"""
+"""`js_on_load` of `FOLD`. Gradio's own accordion would have to be open for the wide screen's sake."""
+
 DOWNLOAD = """(file) => {
   if (!file) return;
   const { name, type, data } = JSON.parse(file);
