@@ -113,7 +113,7 @@ def test_a_recipe_is_started_followed_stopped_and_gone_on_with(browser: Any, add
     assert page.locator("#recipes-list li").count() == 2
     assert page.locator("#recipes-stop:visible, #recipes-again:visible").count() == 0
 
-    other, _ = opened(browser.new_context(), f"{address}/?tab=recipes")
+    other, _ = opened(browser, f"{address}/?tab=recipes")  # another browser
     assert other.locator("#recipes-list li").count() == 0
     other.close()
     assert complaints == []

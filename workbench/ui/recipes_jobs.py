@@ -76,7 +76,8 @@ def head(jobs: Jobs, job: Job, runs: Path) -> str:
 def log(job: Job) -> str:
     """The last lines of what a job says."""
     text = log_tail(job) or "Nothing is said yet."
-    return f'<div class=recipes-log tabindex="0" role="region" aria-label="Log"><pre>{html(text)}</pre></div>'
+    kind = "recipes-log" if job.runs is not None else "recipes-log sentences"  # an estimate is a sentence
+    return f'<div class="{kind}" tabindex="0" role="region" aria-label="Log"><pre>{html(text)}</pre></div>'
 
 
 def _clock(job: Job) -> str:
