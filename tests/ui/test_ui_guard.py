@@ -97,6 +97,8 @@ CLOSED = (
     "/gradio_api/stream/a/b/1/playlist.m3u8", "/gradio_api/dev/reload", "/gradio_api/process_recording",
     "/gradio_api/vibe-edit", "/gradio_api/run/predict", "/gradio_api/api/predict", "/gradio_api/call/predict",
     "/gradio_api/call/v2/predict", "/gradio_api/mcp", "/gradio_api/heartbeat/a/b", "//evil", "/x",
+    "/static/../x", "/assets/..",
+    "/assets/a\\b", "/assets/a b", "/static/x\x00", "/theme.css\n",
 )  # fmt: skip
 
 

@@ -45,7 +45,11 @@ AT_ONCE = 64
 _YEAR = 365 * 24 * 3600
 
 # What a browser asks for that has the page open. Gradio serves more: uploads, files, proxies, logins, monitoring.
-_READ = re.compile(r"/|/theme\.css|/favicon\.ico|/(assets|static)/.*|/gradio_api/(queue/data|heartbeat/[^/]*)")
+_READ = re.compile(
+    r"/|/theme\.css|/favicon\.ico|/(assets|static)/(?!.*\.\.)[\w./@+~-]{1,200}"
+    r"|/gradio_api/(queue/data|heartbeat/[\w-]{1,64})",
+    re.ASCII,
+)
 _POSTED = ("/gradio_api/queue/join",)
 
 _HELD = ("/assets/", "/static/")  # files of the installed Gradio; all else is not to be kept
