@@ -47,18 +47,18 @@ def test_a_served_model_answers_in_stages(real_vllm: Any, tmp_path: Path) -> Non
     engine, encoder = VllmEngine(MODEL, [url]), Encoder(load_tokenizer(MODEL))
 
     # It goes on with the very tokens that the engine hf goes on with, and no further than it may.
-    asked = (Message("user", "What is the capital of France?"),)
-    for text in ("The capital of France", "So.\n", "\n", "<think>\nIt is\nWait", "one\n\ntwo."):
+    asked = (Message("user", "What is the capital of Japan?"),)
+    for text in ("The capital of Japan", "So.\n", "\n", "<think>\nIt is\nWait", "one\n\ntwo."):
         request = Request("q", continued(asked, text), max_tokens=3)
         [[(_, c)]] = engine.sample([request], Sampling(temperature=0, max_tokens=24))
         if not text[0].isspace():  # which would be one token with the line's end before it
             assert c.prompt_tokens == len(encoder.encode(request))
         assert [c.prompt_tokens] == engine.count_tokens([request])
         assert c.error is None and 0 < c.completion_tokens <= 3
-        assert not text.startswith("The") or c.text == " is Paris."
+        assert not text.startswith("The") or c.text == " is Tokyo."
     kept = Sampling(temperature=0, max_tokens=24, stop=(" is", "never"), keep_stop=True)
     [[(_, c)]] = engine.sample([Request("q", asked)], kept)
-    assert (c.text, c.finish) == ("The capital of France is", Finish.STOP)
+    assert (c.text, c.finish) == ("The capital of Japan is", Finish.STOP)
 
     task = load_task("arithmetic", {"practice": "2", "dev": "2", "test": "3"})
     for name, (prompt, decode) in DECODES.items():

@@ -72,8 +72,8 @@ def test_an_unknown_served_name_is_refused_with_those_that_exist(url: str) -> No
 
 
 def test_greedy_chat(engine: VllmEngine) -> None:
-    [completion] = draw(engine, ask("What is the capital of France?"), GREEDY)
-    assert "Paris" in completion.text
+    [completion] = draw(engine, ask("What is the capital of Japan?"), GREEDY)  # sure by 2.5 nats, whatever rounds
+    assert "Tokyo" in completion.text
     assert completion.finish is Finish.STOP
     words = completion.text.replace(".", " .").split()  # each is one token of this model
     assert completion.completion_tokens == len(words) + 1, "the end-of-turn token is counted"
