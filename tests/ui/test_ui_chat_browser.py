@@ -79,7 +79,7 @@ class Seen:
         raise AssertionError(f"{self.texts()} is not {patterns}")
 
     def line(self, words: str) -> None:
-        self.page.locator("#chat-line", has_text=words).wait_for(timeout=5000)
+        self.page.locator("#chat-line", has_text=words).wait_for()
 
 
 @contextmanager

@@ -90,6 +90,12 @@ def test_an_answer_comes_and_is_kept_on_the_server(url: str, engine: Paced, runs
     assert [node.text for node in chat.branch()][:2] == ["first question", "echo first question 0"]
 
 
+def test_a_question_may_come_before_the_list_of_models(url: str) -> None:
+    with Tab(url) as visitor:
+        assert visitor.components[visitor.ids["chat-model"]]["props"].get("value") is None
+        assert "echo early 0" in visitor.ask("early")
+
+
 def test_a_history_that_the_client_forges_is_ignored(url: str, engine: Paced) -> None:
     with tab(url) as visitor:
         body = visitor.body("chat-send", "click", {"chat-question": "one"})
