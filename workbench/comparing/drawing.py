@@ -25,6 +25,8 @@ from workbench.types import Completion, Finish, Request
 
 T = TypeVar("T")
 
+_QUICK_UPDATES = 10
+
 _END: dict[Finish, End] = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.ERROR: "error"}
 
 
@@ -128,6 +130,7 @@ class Draw:
         turns: list[Turn | None] = [None] * len(self._talks)
         texts = [""] * len(self._talks)
         news = asyncio.Event()
+        updates = 0
 
         async def one(place: int) -> None:
             asked = replace(request, indices=(request.indices[place],))
@@ -146,7 +149,9 @@ class Draw:
                 done = [turn for turn in turns if turn is not None]
                 if len(done) < len(turns) and any(texts):
                     yield Progress(len(done), sum(turn.completion_tokens for turn in done), texts[0])
-                    await asyncio.sleep(PAUSE)
+                    updates += 1
+                    # The first words come at once; then four panes together must not keep a browser busy.
+                    await asyncio.sleep(PAUSE if updates < _QUICK_UPDATES else 4 * PAUSE)
             for task in tasks:
                 task.result()
         finally:
