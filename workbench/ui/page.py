@@ -9,11 +9,18 @@ from typing import Any
 from workbench.catalogue import Catalogue
 from workbench.lending import Lender
 from workbench.ui import arena, chat, compare, recipes, runs
-from workbench.ui.shell import QUICK, Shell, asked
+from workbench.ui.shell import Shell
 
 _OWN = files("workbench.ui")
 
-CSS = _OWN.joinpath("page.css").read_text(encoding="utf-8") + chat.CSS + compare.CSS + arena.CSS + runs.CSS + recipes.CSS
+CSS = (
+    _OWN.joinpath("page.css").read_text(encoding="utf-8")
+    + chat.CSS
+    + compare.CSS
+    + arena.CSS
+    + runs.CSS
+    + recipes.CSS
+)
 
 HEAD = f"<script>{_OWN.joinpath('page.js').read_text(encoding='utf-8')}{arena.JS}</script>"
 """What the page's head gets: the panes' scripts."""
@@ -38,6 +45,11 @@ _TAB_ADDRESS = """() => {
     if (!window.tabOpened && NAMES.includes(asked) && asked !== 'NAME') return null;  // not there yet
     window.tabOpened = true;
     return (window.queries ?? {})['NAME'] ?? (asked === 'NAME' ? location.search : '?tab=NAME');
+}"""
+
+_OPEN_TAB = """() => {
+    const asked = new URLSearchParams(location.search).get('tab');
+    return {selected: NAMES.includes(asked) ? asked : NAMES[0], __type__: 'update'};
 }"""
 
 
@@ -75,9 +87,6 @@ def build(
                 tab.select(None, None, [address], js=script)
         address.change(None, [address], None, js=_SET_ADDRESS)
 
-        def open_tab(request: gr.Request) -> Any:
-            wanted = asked(request).get("tab")
-            return gr.Tabs(selected=wanted) if wanted in tabs_of else gr.skip()
-
-        blocks.load(open_tab, None, [tabs], **QUICK)
+        # By the browser alone: an answer of the server's may come when another tab has been opened.
+        blocks.load(None, None, [tabs], js=_OPEN_TAB.replace("NAMES", str(list(tabs_of))))
     return blocks
