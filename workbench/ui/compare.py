@@ -1,7 +1,7 @@
 """The compare pane: two to four Systems answer one question beside each other.
 
 The browser sends what its controls are set to; answers, tokens and the task's target stay on the server until
-they are shown. Each pane has a listener of its own, so that one that fails or waits leaves the others alone.
+they are shown. A pane that fails or waits leaves the others alone.
 """
 
 from workbench.comparing.board import Board

@@ -51,6 +51,20 @@ class Answers:
             async for shown in self._shown(sent):
                 yield shown
 
+        async def ask_all(sent: Shown) -> AsyncIterator[Shown]:
+            async for shown in self._ask_all(sent):
+                yield shown
+
+        async def show_after(sent: Shown) -> AsyncIterator[Shown]:
+            if sent[top.view] == "text":  # as text they are shown already
+                yield _nothing(self._parts[0].answer)
+            else:
+                async for shown in self._shown(sent):
+                    yield shown
+
+        outputs = [*(component for part in self._parts for component in part.shows), self._shell.live]
+        all_asked = top.ask.click(ask_all, sent, outputs, **STREAMING)
+        all_asked.then(show_after, {self._state, top.view}, self._views(), **STREAMING)
         top.view.change(show, {self._state, top.view}, self._views(), **STREAMING)
 
     def _views(self) -> list[Any]:
@@ -61,10 +75,6 @@ class Answers:
 
         top, part, state = self._top, self._parts[place], self._state
         outputs = [*part.shows, self._shell.live]
-
-        async def ask(sent: Shown) -> AsyncIterator[Shown]:
-            async for shown in self._ask(place, sent, again=False):
-                yield shown
 
         async def retry(sent: Shown) -> AsyncIterator[Shown]:
             async for shown in self._ask(place, sent, again=True):
@@ -91,13 +101,41 @@ class Answers:
             return views.alternatives(pane)
 
         for asked in (
-            top.ask.click(ask, sent, outputs, **STREAMING),
             part.retry.click(retry, sent, outputs, **STREAMING),
             part.beside.click(go_on, [state], outputs, **STREAMING),
         ):
             asked.then(show, {state, top.view}, self._views(), **STREAMING)
         part.stop.click(lambda board: board.panes[place].stop(), [state], None, **QUICK)
         part.answer.click(choose, [state], [part.beside], **QUICK)
+
+    async def _ask_all(self, sent: Shown) -> AsyncIterator[Shown]:
+        """All panes at once, in one listener: of several on one button a browser starts one after the other."""
+        news: asyncio.Queue[Shown | None] = asyncio.Queue()
+
+        async def one(place: int) -> None:
+            try:
+                async for shown in self._ask(place, sent, again=False):
+                    news.put_nowait(shown)
+            finally:
+                news.put_nowait(None)
+
+        tasks = [asyncio.create_task(one(place)) for place in range(sent[self._state].count)]
+        left = len(tasks)
+        try:
+            while left:
+                found: Shown = {}
+                waiting = [await news.get()]
+                while not news.empty():
+                    waiting.append(news.get_nowait())
+                for shown in waiting:
+                    left -= shown is None
+                    found |= shown or {}
+                if found:
+                    yield found
+        finally:  # also when the browser has gone
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _ask(self, place: int, sent: Shown, again: bool) -> AsyncIterator[Shown]:
         board: Board = sent[self._state]
