@@ -11,7 +11,7 @@ PIP_INSTALL = bin/python -m pip install --quiet --disable-pip-version-check
 
 help:
 	@echo 'make quickstart  the ladder on the embedded model and task: some ten minutes on two cores'
-	@echo 'make ui          a page of your runs in the browser, on this machine only'
+	@echo 'make ui          the page: chat, compare, vote, watch runs; on this machine only'
 	@echo 'make test        every test whose needs are there'
 	@echo 'make check       ruff and mypy'
 	@echo 'make bench       speed, side by side with other tools; writes the table into README.md'

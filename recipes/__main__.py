@@ -51,7 +51,7 @@ RECIPES = {
     "evaluate": ("recipes.evaluate", "measure any System: a run's, or a system.json"),
     "sample": ("recipes.sample", "n answers to every prompt of a file, into a JSONL file"),
     "chat": ("recipes.chat", "talk with a model in the terminal"),
-    "ui": ("recipes.ui", "a page in the browser, on this machine only: your runs, and a chat"),
+    "ui": ("recipes.ui", "a page in the browser: chat, compare, vote blind, watch runs, start recipes"),
     "compare": ("recipes.compare", "two or more runs on the questions they share, with paired tests"),
     "parity": ("recipes.parity", "whether a model merged, served or quantised is what was trained"),
     "serve": ("recipes.serve", "a vLLM server of a model and its adapters: start, status, reload, stop"),
