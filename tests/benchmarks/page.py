@@ -29,12 +29,13 @@ PANES = {
 }
 """Where a pane's question is typed, what asks it, and where its answers are seen."""
 
-# Notes for each place when its first word was seen: the frame after the one in which it was put there.
+# Notes for each place when its first word was seen: the frame after the one in which it was put there. Words of
+# before the question are of the answer before.
 WATCH = """(places) => {
   window.firstWords = {};
   const look = () => places.forEach((place) => {
     const found = /t(\\d+\\.\\d+) /.exec(document.querySelector(place)?.textContent ?? '');
-    if (!found || place in window.firstWords) return;
+    if (!found || Number(found[1]) < window.asked || place in window.firstWords) return;
     window.firstWords[place] = null;
     requestAnimationFrame(() => setTimeout(() => {
       window.firstWords[place] = (performance.timeOrigin + performance.now()) / 1000 - Number(found[1]);
@@ -87,7 +88,7 @@ def _first_word(browser: Any, url: str, pane: str, times: int) -> Row:
     seen: list[float] = []
     page.evaluate(WATCH, list(places))
     for i in range(times):
-        page.evaluate("window.firstWords = {}")
+        page.evaluate("(now) => { window.firstWords = {}; window.asked = now; }", time.time())
         page.locator(box).fill(f"stamp of 5, {i}")
         page.locator(ask).click()
         page.wait_for_function(

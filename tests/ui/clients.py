@@ -35,7 +35,7 @@ class Client:
     def load(self) -> None:
         """What a browser asks for when the page is there, with what the page's controls hold then."""
         for one in self.config["dependencies"]:
-            if any(event == "load" for _, event in one["targets"]):
+            if one["backend_fn"] and any(event == "load" for _, event in one["targets"]):
                 *_, last, _ = self._heard(one, None)
                 assert last["success"], last
                 for id, value in zip(one["outputs"], last["output"]["data"], strict=True):

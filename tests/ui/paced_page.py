@@ -29,6 +29,9 @@ EVIL = (
     + "${document.title='owned'}"
 )
 
+LATE = 0.5
+"""Seconds before the first word of an answer that is asked to be late, as a model takes to read its prompt."""
+
 ENDED = "PACED_ENDED"
 """An environment variable with a file, to which the time is added at which an answer without end was ended."""
 
@@ -43,6 +46,7 @@ def stream(self: FakeEngine, request: Request, sampling: Sampling) -> Iterator[s
         yield Completion(0, EVIL, 10, 20)
     elif found := re.search(r"stamp of (\d+)", question):
         text = ""
+        time.sleep(LATE if "late" in question else 0)
         for _ in range(int(found[1])):
             time.sleep(BEAT)
             word = f"t{time.time():.4f} "

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import re
+import socket
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from workbench.errors import UserError
 from workbench.ui import guard
 from workbench.ui.access import Access, Tries, open_access
 from workbench.ui.guard import MAX_BODY, Guard, refused
+from workbench.ui.server import _listen
 from workbench.ui.shell import COOKIE
 
 PASSWORD = "correct horse battery"
@@ -426,3 +428,13 @@ def test_websockets_are_closed_and_bugs_are_not_hidden() -> None:
 
     with pytest.raises(RuntimeError, match="a bug"):
         ask(Guard(broken))
+
+
+def test_words_do_not_wait_for_each_other() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with _listen(Access(port=port)) as listening:
+        assert listening.proto == socket.IPPROTO_TCP  # by which asyncio knows to switch Nagle's algorithm off
+        with pytest.raises(UserError, match=f"Try --port {port + 1}"):
+            _listen(Access(port=port))

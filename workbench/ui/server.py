@@ -89,10 +89,19 @@ def _application(blocks: Any, css: str, head: str) -> Any:
 
 
 def _listen(access: Access) -> socket.socket:
+    listening: socket.socket | None = None
     try:
-        family, _, _, _, address = socket.getaddrinfo(access.host, access.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=128)
+        where = socket.getaddrinfo(access.host, access.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        # Its protocol is named, unlike `socket.create_server`'s: asyncio switches Nagle's algorithm off for such
+        # alone, and with it each word would wait 40 ms for the browser to acknowledge the one before.
+        listening = socket.socket(*where[0][:3])
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(where[0][4])
+        listening.listen(128)
     except OSError as error:
+        if listening is not None:
+            listening.close()
         raise UserError(
             f"{access.host}:{access.port} cannot be had ({error}). Try --port {access.port % 65535 + 1}."
         ) from error
+    return listening
