@@ -463,10 +463,12 @@ def test_43_keys_appear_nowhere(browser: Any, tmp_path: Path) -> None:
         page = context.new_page()
         page.on("response", lambda answer: told.append(json.dumps(answer.headers)))
         page.goto(url)
+        page.locator("#chat-list", has_text="None yet.").wait_for()  # what is set on load has come
         page.locator("#chat-model input").click()
         page.get_by_role("option", name="leaky").click()
+        page.wait_for_function("document.querySelector('#chat-model input').value.startsWith('leaky')")
         ask(page, "hello")
-        page.locator("#chat-line .problem").wait_for()
+        page.locator("#chat-line .problem", has_text="Incorrect API key").wait_for()
         assert "/v1/chat/completions" in canary.asked
         told += [page.content(), page.locator("body").inner_text()]
         told.append(httpx.get(url, auth=("a", password)).text)
