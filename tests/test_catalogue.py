@@ -52,15 +52,13 @@ def test_only_what_is_listed_is_found(tmp_path: Path, key: object) -> None:
         catalogue.find(key)
 
 
-def test_what_a_refresh_no_longer_lists_is_not_found(tmp_path: Path) -> None:
+def test_a_run_is_listed_as_soon_as_it_has_a_system_and_found_no_more_when_it_has_none(tmp_path: Path) -> None:
     catalogue = Catalogue(FAKE, runs=tmp_path)
     assert len(catalogue.entries()) == 1
     made(tmp_path, "one", System(Model("fake:0.3"), load_prompt("question"), Greedy()))
-    assert len(catalogue.entries()) == 1, "a list is made once"
-    catalogue.refresh()
     key = catalogue.entries()[1].key
+    assert catalogue.find(key).label == "one (run: majority_vote)"
     (tmp_path / "one" / "system.json").unlink()
-    catalogue.refresh()
     with pytest.raises(UserError):
         catalogue.find(key)
 

@@ -52,7 +52,8 @@ class Entry:
 
 
 class Catalogue:
-    """All that may be talked with. The list is made anew by `refresh`; entries that left it are not found again.
+    """All that may be talked with. Runs are looked at again whenever one has made another System; what servers
+    serve is asked by `refresh`. Entries that left the list are not found again.
 
     Args:
         flags: the model of the command line and its engine.
@@ -68,13 +69,17 @@ class Catalogue:
         self.servers = frozenset(address.rstrip("/") for address in (*servers, *flags.engine.endpoint))
         """Addresses of servers that may be asked, as they were given."""
         self._entries: dict[str, Entry] = {}
+        self._fixed: dict[str, Entry] = {}  # but for the runs'
+        self._made: object = None  # which runs had which System when they were looked at
         self.problems: list[str] = []
         """What could not be listed, a sentence each."""
+        self._unknown: list[str] = []
 
     def entries(self) -> list[Entry]:
         """The entries: named ones first, then served ones, then those of runs, the latest first."""
-        if not self._entries:
+        if not self._fixed:
             self.refresh()
+        self._look_at_runs()
         return list(self._entries.values())
 
     def find(self, key: object) -> Entry:
@@ -83,17 +88,15 @@ class Catalogue:
         Raises:
             UserError: there is none.
         """
-        if not self._entries:
-            self.refresh()
-        entry = self._entries.get(key) if isinstance(key, str) else None
+        entry = next((entry for entry in self.entries() if entry.key == key), None)
         if entry is None:
             raise UserError("This model is not among those that the page offers. Reload the page for the list.")
         return entry
 
     def refresh(self) -> None:
-        """Look again at what servers serve and runs have made."""
+        """Look again at everything: what is named, what servers serve, what runs have made."""
         found: dict[str, Entry] = {}
-        problems: list[str] = []
+        self._unknown = []
         first = self._flags.reference()
         _add(found, first, self._flags.engine, _name(first), "named")
         for name in self._also:
@@ -103,10 +106,20 @@ class Catalogue:
             try:
                 names = _served(server)
             except UserError as error:
-                problems.append(f"What {server} serves is not known: {error}")
+                self._unknown.append(f"What {server} serves is not known: {error}")
                 continue
             for name in names:
                 _add(found, Model(name), EngineConfig("vllm", endpoint=(server,)), f"{name} (server)", "served")
+        self._fixed, self._made = found, None
+        self._look_at_runs()
+
+    def _look_at_runs(self) -> None:
+        """Add what runs have made, where that is not what it was."""
+        files = sorted(self._runs.glob("*/system.json"))
+        made = [(file.parent.name, file.stat().st_mtime_ns) for file in files if file.is_file()]
+        if made == self._made:
+            return
+        found, problems = dict(self._fixed), list(self._unknown)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a damaged run is told by the list of runs
             infos = list_runs(self._runs)
@@ -119,7 +132,7 @@ class Catalogue:
                 _add(found, system.model, self._engine_for(system.model), label, "run", system)
             except (UserError, OSError, TypeError, KeyError, ValueError) as error:
                 problems.append(f"The run {info.id} cannot be talked with: {error}")
-        self._entries, self.problems = found, problems
+        self._entries, self.problems, self._made = found, problems, made
 
     def _engine_for(self, model: Model | Proxy) -> EngineConfig:
         if model.base == "fake" or model.base.startswith("fake:"):
