@@ -115,8 +115,7 @@ class Catalogue:
 
     def _look_at_runs(self) -> None:
         """Add what runs have made, where that is not what it was."""
-        files = sorted(self._runs.glob("*/system.json"))
-        made = [(file.parent.name, file.stat().st_mtime_ns) for file in files if file.is_file()]
+        made = [(file.parent.name, _changed(file)) for file in sorted(self._runs.glob("*/system.json"))]
         if made == self._made:
             return
         found, problems = dict(self._fixed), list(self._unknown)
@@ -140,6 +139,14 @@ class Catalogue:
         return (
             replace(self._flags.engine, engine="hf") if self._flags.engine.engine == "fake" else self._flags.engine
         )
+
+
+def _changed(file: Path) -> int:
+    """When a file was written, in nanoseconds; 0 where it is gone."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _add(
