@@ -1,6 +1,7 @@
 """Models lent: loaded once, freed when others need the room, never while they are in use."""
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,22 @@ def test_many_at_once_load_one_model(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert shelf.opened == 1
+
+
+def test_models_are_loaded_one_after_another() -> None:
+    busy, most = [], []
+
+    def open(model: Any, config: EngineConfig) -> FakeEngine:
+        busy.append(model)
+        most.append(len(busy))
+        time.sleep(0.05)
+        busy.pop()
+        return FakeEngine(Model("fake"))
+
+    lender = Lender(4, open)
+    threads = [threading.Thread(target=use, args=(lender, entry(name))) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1, 1]

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from workbench.catalogue import Entry
@@ -37,6 +37,7 @@ class Lender:
         self.keep = keep
         self._open = open
         self._lock = threading.Lock()
+        self._opening = threading.Lock()  # transformers cannot load two models at the same time
         self._lent: dict[str, _Lent] = {}
         self._count = 0
 
@@ -55,9 +56,7 @@ class Lender:
             if held is None:
                 if entry.in_process:
                     self._make_room()
-                speaker = Speaker(
-                    lambda: self._open(entry.model, entry.engine), Sampling(), 1 if entry.in_process else AT_ONCE
-                )
+                speaker = Speaker(lambda: self._opened(entry), Sampling(), 1 if entry.in_process else AT_ONCE)
                 held = self._lent[entry.weights] = _Lent(speaker)
             self._count += 1
             held.users, held.last = held.users + 1, self._count
@@ -66,6 +65,10 @@ class Lender:
         finally:
             with self._lock:
                 held.users -= 1
+
+    def _opened(self, entry: Entry) -> Engine:
+        with self._opening if entry.in_process else nullcontext():
+            return self._open(entry.model, entry.engine)
 
     def close(self) -> bool:
         """End every answer and free every model; whether all of them have ended."""
