@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from test_report import HOSTILE
 
 from workbench.catalogue import Catalogue, Entry
 from workbench.comparing.board import Asked, Board, Pane
-from workbench.comparing.drawing import Draw, Progress
+from workbench.comparing.drawing import Draw, Progress, working
 from workbench.comparing.panes import OWN, TEXT, Setting, prompts, read_field, setting_for, setting_of, system_of
 from workbench.comparing.questions import offered, pick
 from workbench.comparing.tokens import begun_anew, tokens_of
@@ -430,6 +431,79 @@ def test_a_batch_stops_between_two_tokens(tiny: Any) -> None:
     with lender.lent(entry) as speaker, speaker.working() as engine:  # its turn is free: the generation has ended
         assert engine.watch is None
     assert time.monotonic() - before < 1
+
+
+class Stepped(FakeEngine):
+    """A batch of which two samples have ended after the first token; a token takes 0.2 s."""
+
+    watch: Any = None
+    steps = 0
+
+    def sample(self, requests: Any, sampling: Sampling) -> Iterator[Batch]:
+        [request] = requests
+        done = request.indices[:2]
+        rows = [Row(i, [7], Finish.STOP if i in done else None) for i in request.indices]
+        while self.steps < 20:
+            time.sleep(0.2)
+            self.steps += 1
+            if not self.watch(rows):
+                break
+        yield [(request.id, Completion(i, f"sample {i}", 3, 1)) for i in done]
+
+
+@dataclass
+class Row:
+    """A sample that is being drawn."""
+
+    index: int
+    tokens: list[int]
+    finish: Finish | None
+
+
+def test_samples_that_have_ended_are_kept_when_the_rest_is_stopped() -> None:
+    pane, engine = Pane(), Stepped(Model("fake"))
+
+    async def session() -> float:
+        stopped = 0.0
+        async with aclosing(pane.ask(lending(engine), asked("q", 8, inside(None)))) as steps:
+            async for step in steps:
+                if step.turns is None and step.ended == 2:
+                    stopped = stopped or time.monotonic()
+                    pane.stop()
+        return time.monotonic() - stopped
+
+    assert asyncio.run(session()) < 1 and engine.steps < 20
+    assert pane.answered is not None
+    assert [turn.end for turn in pane.answered.turns] == ["stop"] * 2 + ["stopped"] * 6
+    assert [turn.answer for turn in pane.answered.turns[:2]] == ["sample 0", "sample 1"]
+
+
+@pytest.mark.parametrize("loading", [True, False])
+def test_who_waits_for_work_is_told_of_a_stop_at_once(loading: bool) -> None:
+    stopped, go_on, begun = threading.Event(), threading.Event(), threading.Event()
+
+    def blocked(*_: Any) -> FakeEngine:
+        begun.set()
+        go_on.wait(10)
+        return FakeEngine(Model("fake"))
+
+    lender = Lender(open=blocked) if loading else lending(FakeEngine(Model("fake")))
+    ran: list[bool] = []
+    work: Any = ran.append if loading else blocked
+
+    async def session() -> float:
+        waiting = asyncio.create_task(working(lender, ENTRY, work, stopped))
+        await asyncio.to_thread(begun.wait, 5)
+        before = time.monotonic()
+        stopped.set()
+        with pytest.raises(UserError, match=r"^Stopped"):
+            await waiting
+        return time.monotonic() - before
+
+    assert asyncio.run(session()) < 0.5
+    go_on.set()
+    with lender.lent(ENTRY) as speaker, speaker.working():
+        assert not ran, "what is stopped before it begins is not done"
 
 
 def test_watch_leaves_out_what_has_not_ended(tiny: Any) -> None:

@@ -189,7 +189,7 @@ class Pane:
                 room = 0 if engine.context is None else room_needed(asked.system.decode, (), engine)
                 return choose_fitting(prompt, [example], engine, room)[0][0]
 
-            exemplars = await working(lender, asked.entry, work, self._stopped) or ()
+            exemplars = await working(lender, asked.entry, work, self._stopped)
         return Request(example.id, render(prompt, example, exemplars), style=prompt.style)
 
     async def _drawn(

@@ -26,6 +26,8 @@ from workbench.types import Completion, Finish, Request
 T = TypeVar("T")
 
 _QUICK_UPDATES = 10
+_STEP = 0.7  # seconds that a batch has to end between two tokens; the page promises a second
+_STOPPED = "Stopped before it was done."
 
 _END: dict[Finish, End] = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.ERROR: "error"}
 
@@ -47,16 +49,24 @@ class Progress:
     turns: tuple[Turn, ...] | None = None
 
 
-async def working(lender: Lender, entry: Entry, work: Callable[[Engine], T], stopped: threading.Event) -> T:
+async def working(
+    lender: Lender, entry: Entry, work: Callable[[Engine], T], stopped: threading.Event, grace: float = 0.0
+) -> T:
     """What work with an entry's engine gives, in its turn and in a thread of its own.
 
-    Who waits is told at once when `stopped` is set by `halt`; the thread ends when the work sees it.
+    Args:
+        lender: lends the model.
+        entry: whose it is.
+        work: is not begun once `stopped` is set; when it is set later, the thread goes on until the work ends.
+        stopped: ends the waiting, also that for the model to load and for its turn.
+        grace: seconds that work which has begun, and looks at `stopped` itself, is still waited for.
 
     Raises:
-        UserError: the model cannot be lent or opened, or the work's own.
+        UserError: it was stopped, the model cannot be lent or opened, or the work's own.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
+    begun = threading.Event()
 
     def settle(result: Any, error: BaseException | None) -> None:
         if not done.done():
@@ -70,8 +80,10 @@ async def working(lender: Lender, entry: Entry, work: Callable[[Engine], T], sto
             with left:  # the model is lent until this thread has left it
                 try:
                     with speaker.working() as engine:
-                        if not stopped.is_set():
-                            result = work(engine)
+                        if stopped.is_set():
+                            raise UserError(_STOPPED)
+                        begun.set()
+                        result = work(engine)
                 except Exception as error:
                     failure = error
             with suppress(RuntimeError):  # the server has ended
@@ -79,7 +91,16 @@ async def working(lender: Lender, entry: Entry, work: Callable[[Engine], T], sto
 
         name = "workbench-work"
         threading.Thread(target=run, args=(stack.pop_all(),), name=name, daemon=True).start()
-    return await done
+    try:
+        while not done.done() and not stopped.is_set():
+            await asyncio.wait({done}, timeout=PAUSE)
+        if begun.is_set():
+            await asyncio.wait({done}, timeout=grace)
+        if not done.done():
+            raise UserError(_STOPPED)
+        return done.result()
+    finally:
+        done.cancel()  # nobody waits for it any more
 
 
 class Draw:
@@ -194,7 +215,7 @@ class Draw:
                 engine.watch = None
 
         problem = ""
-        task = asyncio.create_task(working(lender, entry, work, stopped))
+        task = asyncio.create_task(working(lender, entry, work, stopped, _STEP))
         task.add_done_callback(lambda _: news.set())
         try:
             while not task.done() and not stopped.is_set():
@@ -204,10 +225,9 @@ class Draw:
                     news.clear()
                     yield Progress(len(ended), sum(tokens.values()))
                     await asyncio.sleep(PAUSE)
-            if task.done():
-                task.result()
+            await task  # after Stop too: samples that have ended come when the token is drawn that is on its way
         except UserError as error:
-            problem = str(error)
+            problem = "" if stopped.is_set() else str(error)
         except Exception as error:  # a bug: its traceback is for the terminal, the page goes on
             traceback.print_exc(file=sys.stderr)
             problem = f"{type(error).__name__}: {error}"
