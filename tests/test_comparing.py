@@ -19,13 +19,23 @@ from test_report import HOSTILE
 from workbench.catalogue import Catalogue, Entry
 from workbench.comparing.board import Asked, Board, Pane
 from workbench.comparing.drawing import Draw, Progress, working
-from workbench.comparing.panes import OWN, TEXT, Setting, prompts, read_field, setting_for, setting_of, system_of
+from workbench.comparing.panes import (
+    OWN,
+    TEXT,
+    Setting,
+    prompts,
+    read_field,
+    run_decodes_otherwise,
+    setting_for,
+    setting_of,
+    system_of,
+)
 from workbench.comparing.questions import offered, pick
 from workbench.comparing.tokens import begun_anew, tokens_of
 from workbench.comparing.votes import Verdict, judged, shown, tally
 from workbench.comparing.words import MOST_WORDS, Difference, differences
 from workbench.conversation import Turn
-from workbench.decodes import Greedy, Majority, Sampling
+from workbench.decodes import BestOfN, EarlyMajority, Greedy, LabelLikelihood, Majority, Sample, Sampling
 from workbench.engines import EngineConfig
 from workbench.engines.base import Batch
 from workbench.engines.fake import FakeEngine
@@ -133,6 +143,22 @@ def test_a_run_brings_its_own_prompt_and_decode(tmp_path: Path) -> None:
     assert setting == Setting("k", OWN, "vote", 0.9, 4, 77)
     catalogue.find = lambda key: entry  # type: ignore[method-assign,assignment]
     assert system_hash(system_of(setting, catalogue)[1]) == system_hash(made)
+
+
+@pytest.mark.parametrize(
+    ("decode", "said"),
+    [
+        (Greedy(77), ""), (Greedy(), ""), (Majority(4, 0.9, max_tokens=77), ""), (Sample(1, 0.9), ""),
+        (Sample(1, 0.9, top_p=0.8, top_k=5, seed=3), "top_p 0.8, top_k 5, seed 3"), (Majority(100), "n 100"),
+        (Greedy(9999), "max_tokens 9999"), (Sample(3), "sample, n 3"), (EarlyMajority(), "early majority, n 16"),
+        (LabelLikelihood(), "label likelihood"), (BestOfN(scorer="/a/path"), "best of n, n 16"),
+    ],
+)  # fmt: skip
+def test_a_pane_says_where_it_decodes_otherwise_than_its_run(decode: Any, said: str) -> None:
+    made = System(Model("fake:0.9"), load_prompt("arithmetic-steps"), decode)
+    entry = Entry("k", "a run", made.model, EngineConfig("fake"), "w", made, "run")
+    assert run_decodes_otherwise(entry, setting_for(entry).decode) == said
+    assert run_decodes_otherwise(ENTRY, Setting("key").decode) == ""
 
 
 # --- a task's question ------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from workbench.comparing.panes import Setting
 from workbench.comparing.questions import pick
 from workbench.decodes import Sampling
 from workbench.engines import EngineConfig
+from workbench.engines.base import TokenScore, TokenScores
 from workbench.engines.fake import FakeEngine
 from workbench.lending import Lender
 from workbench.model_flags import ModelFlags
@@ -38,10 +39,15 @@ EVIL = f"  two\n\ttab {HOSTILE}${{document.title='owned'}}{{{{7*7}}}}"
 
 
 class Told(FakeEngine):
-    """Words without end for "long"; hostile text for "hostile"; the model fake:0.9 breaks at "break"."""
+    """Words without end for "long"; hostile text for "hostile"; the model fake:0.9 breaks at "break".
+
+    Scoring the answer to "unscored" is a bug; that to "slowly" ends when `scored` is set.
+    """
 
     seen: ClassVar[list[str]] = []
     idle = threading.Event()
+    scoring = threading.Event()
+    scored = threading.Event()
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
@@ -64,6 +70,21 @@ class Told(FakeEngine):
         finally:
             self.idle.set()
         yield from super().stream(request, sampling)
+
+    def token_logprobs(
+        self, requests: Sequence[Request], continuations: Sequence[str], top: int = 0
+    ) -> Iterator[list[tuple[str, TokenScores]]]:
+        said = requests[0].messages[-1].content
+        if "unscored" in said and self.base == "fake:0.1":
+            raise ZeroDivisionError("a bug")
+        if "slowly" in said:
+            self.scoring.set()
+            self.scored.wait(5)
+        tokens = tuple(TokenScore(ord(letter), -0.5) for letter in continuations[0])
+        yield [(requests[0].id, TokenScores(tokens))]
+
+    def detokenize(self, groups: Sequence[Sequence[int]]) -> list[str]:
+        return ["".join(map(chr, group)) for group in groups]
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +303,40 @@ def test_hostile_text_is_text_in_every_view(url: str) -> None:
     assert "two" in said and "⟨U+0000⟩" in said and "⟨U+D800⟩" in said
     assert "<script" not in said and "<img" not in said and "\x1b" not in said
     assert "<script" not in differing("", EVIL) + differing(EVIL, "a") + spelled("")
+
+
+def test_a_bug_in_scoring_is_said_in_its_pane_and_the_next_is_shown(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tab(url) as visitor:
+        for pane in "ab":
+            visitor.ask("unscored", pane)
+        said = visitor.told("compare-view", "change", {"compare-view": "probabilities"})
+    assert "<p class=problem>Failed: ZeroDivisionError.</p><div class=answer>" in said
+    assert "class='p p3'" in said, "the other pane's tokens"
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_answers_are_not_overwritten_by_tokens_that_come_too_late(url: str) -> None:
+    Told.scoring.clear()
+    Told.scored.clear()
+    with tab(url) as visitor:
+        [listener] = [
+            one
+            for one in visitor.config["dependencies"]
+            if [visitor.ids["compare-view"], "change"] in one["targets"]
+        ]
+        assert listener["trigger_mode"] == "multiple", "the browser does not wait for the first to end"
+        visitor.ask("slowly")
+        visitor.join(visitor.body("compare-view", "change", {"compare-view": "probabilities"}))
+        assert Told.scoring.wait(5)
+        visitor.join(visitor.body("compare-view", "change", {"compare-view": "text"}))
+        said = ""
+        for event in visitor.events():
+            said += json.dumps(event, ensure_ascii=False)
+            if "<div class=answer>" in said:
+                Told.scored.set()
+    assert "<div class=answer>" in said and "answer tokens" not in said
 
 
 @pytest.mark.parametrize("token", [-1, 10**9, True, "0", None, [0], {"at": 0}, math.nan])

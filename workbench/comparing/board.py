@@ -228,11 +228,13 @@ class Board:
         panes: all four, of which the first `count` are shown.
         count: 2 to 4.
         picked: the task's question that was put into the box; it counts as long as the box holds it unchanged.
+        showings: how often the answers were shown in a chosen way; only the last goes on.
     """
 
     panes: list[Pane] = field(default_factory=lambda: [Pane() for _ in NAMES])
     count: int = 2
     picked: Picked | None = None
+    showings: int = 0
 
     def example(self, question: str) -> tuple[Example, Task | None]:
         """What is asked, and the task whose grader checks it, where the question is a task's."""

@@ -1,7 +1,7 @@
 """What a pane of a comparison is set to: its System, checked, and as a field of the page's address."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -160,3 +160,16 @@ def setting_for(entry: Entry) -> Setting:
         way: Way = "vote" if type(decode) is Majority else "sample"
         return Setting(entry.key, OWN, way, decode.temperature, min(max(decode.n, 1), MOST_SAMPLES), most)
     return Setting(entry.key, OWN, max_tokens=most)
+
+
+def run_decodes_otherwise(entry: Entry, decode: Greedy | Sample | Majority) -> str:
+    """How a run's own decode differs from a pane's, in a few words; empty where it does not or has no run."""
+    if entry.system is None:
+        return ""
+    own = entry.system.decode
+    if type(own) is not type(decode):
+        kind = re.sub(r"(?<!^)(?=[A-Z])", " ", type(own).__name__).lower()
+        return f"{kind}, n {own.n}" if isinstance(own, Sample) else kind
+    values = {field.name: (getattr(own, field.name), getattr(decode, field.name)) for field in fields(decode)}
+    values["max_tokens"] = (values["max_tokens"][0] or LONGEST, values["max_tokens"][1])
+    return ", ".join(f"{name} {its}" for name, (its, here) in values.items() if its != here)

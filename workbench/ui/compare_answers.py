@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from workbench.comparing.board import Asked, Board
+from workbench.comparing.board import Asked, Board, Pane
 from workbench.comparing.drawing import Progress
 from workbench.comparing.panes import NAMES, Setting, system_of
 from workbench.errors import UserError
@@ -17,6 +17,9 @@ from workbench.ui.compare_controls import PaneParts, QuestionParts
 from workbench.ui.shell import QUICK, STREAMING, Shell, line, said
 
 Shown = dict[Any, Any]
+
+_SHOWING = {**STREAMING, "trigger_mode": "multiple"}
+"""For listeners that show the answers in another way: the next does not wait for the one before, but ends it."""
 
 
 class Answers:
@@ -64,8 +67,8 @@ class Answers:
 
         outputs = [*(component for part in self._parts for component in part.shows), self._shell.live]
         all_asked = top.ask.click(ask_all, sent, outputs, **STREAMING)
-        all_asked.then(show_after, {self._state, top.view}, self._views(), **STREAMING)
-        top.view.change(show, {self._state, top.view}, self._views(), **STREAMING)
+        all_asked.then(show_after, {self._state, top.view}, self._views(), **_SHOWING)
+        top.view.change(show, {self._state, top.view}, self._views(), **_SHOWING)
 
     def _views(self) -> list[Any]:
         return [component for part in self._parts for component in (part.answer, part.beside)]
@@ -104,7 +107,7 @@ class Answers:
             part.retry.click(retry, sent, outputs, **STREAMING),
             part.beside.click(go_on, [state], outputs, **STREAMING),
         ):
-            asked.then(show, {state, top.view}, self._views(), **STREAMING)
+            asked.then(show, {state, top.view}, self._views(), **_SHOWING)
         part.stop.click(lambda board: board.panes[place].stop(), [state], None, **QUICK)
         part.answer.click(choose, [state], [part.beside], **QUICK)
 
@@ -193,40 +196,38 @@ class Answers:
             traceback.print_exc(file=sys.stderr)
             yield {part.status: line(f"Failed: {type(error).__name__}.", True), **free}
 
-    def _stop(self, place: int, board: Board) -> None:
-        board.panes[place].stop()
-
-    def _choose(self, place: int, board: Board, event: Any) -> str:
-        pane, at = board.panes[place], _number(event, "token")
-        if not 0 <= at < len(pane.tokens):
-            return ""
-        pane.token = at
-        return views.alternatives(pane)
-
     async def _shown(self, sent: Shown) -> AsyncIterator[Shown]:
-        """The answers in the way that is chosen."""
+        """The answers in the way that is chosen, as long as no other call of this session shows them anew."""
         board, way = sent[self._state], sent[self._top.view]
+        board.showings += 1
+        own = board.showings
         yield _nothing(self._parts[0].answer)
         for pane, part in zip(board.panes[: board.count], self._parts, strict=False):
-            if pane.busy or pane.answered is None:
+            answered = pane.answered
+            if pane.busy or answered is None:
                 continue
-            text = pane.answered.text
-            if way == "differences":
-                first = board.panes[0].answered
-                whole = first is None or pane is board.panes[0]
-                shown = (
-                    views.text_of(text) if whole else await asyncio.to_thread(views.differing, first.text, text)
-                )
-                yield {part.answer: shown, part.beside: ""}
-            elif way == "probabilities":
-                try:
-                    await pane.score(self._shell.lender)
-                    if pane.tokens:
-                        yield {part.answer: views.tokens_of(pane.tokens), part.beside: views.alternatives(pane)}
-                except UserError as error:
-                    yield {part.answer: line(error, True) + views.text_of(text), part.beside: ""}
-            else:
-                yield {part.answer: views.text_of(text), part.beside: ""}
+            try:
+                shown = await self._in_way(way, board, pane, answered.text)
+                beside = views.alternatives(pane) if way == "probabilities" else ""
+            except UserError as error:
+                shown, beside = line(error, True) + views.text_of(answered.text), ""
+            except Exception as error:  # a bug: its traceback is for the terminal, the page goes on
+                traceback.print_exc(file=sys.stderr)
+                failed = line(f"Failed: {type(error).__name__}.", True)
+                shown, beside = failed + views.text_of(answered.text), ""
+            if board.showings != own:
+                return
+            if pane.answered is answered and not pane.busy:  # nothing else was asked meanwhile
+                yield {part.answer: shown, part.beside: beside}
+
+    async def _in_way(self, way: str, board: Board, pane: Pane, text: str) -> str:
+        first = board.panes[0]
+        if way == "differences" and pane is not first and first.answered is not None:
+            return await asyncio.to_thread(views.differing, first.answered.text, text)
+        if way == "probabilities":
+            await pane.score(self._shell.lender)
+            return views.tokens_of(pane.tokens)
+        return views.text_of(text)
 
 
 def _number(event: Any, name: str) -> int:

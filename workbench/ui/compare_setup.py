@@ -5,7 +5,15 @@ from functools import partial
 from typing import Any
 
 from workbench.comparing.board import Board
-from workbench.comparing.panes import NAMES, Setting, read_field, setting_for, setting_of, system_of
+from workbench.comparing.panes import (
+    NAMES,
+    Setting,
+    read_field,
+    run_decodes_otherwise,
+    setting_for,
+    setting_of,
+    system_of,
+)
 from workbench.comparing.questions import pick
 from workbench.errors import UserError
 from workbench.identity import system_hash
@@ -124,8 +132,8 @@ class Setup:
         import gradio as gr
 
         try:
-            _, system = system_of(made, self._shell.catalogue)
-            told = views.system_line(system, system_hash(system))
+            entry, system = system_of(made, self._shell.catalogue)
+            told = views.system_line(system, system_hash(system), run_decodes_otherwise(entry, made.decode))
         except UserError as error:
             told = line(error, True)
         _, _, _, temperature, n, _ = part.controls

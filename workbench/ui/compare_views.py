@@ -121,15 +121,16 @@ def votes(answered: Answered) -> str:
     return f"{_bars(answered.vote, answered.asked.task is not None)}{_samples(answered)}"
 
 
-def system_line(system: System, name: str) -> str:
-    """A System by its content hash, and what it is in a few words."""
+def system_line(system: System, name: str, otherwise: str = "") -> str:
+    """A System by its content hash, what it is in a few words, and how the run that it is of decodes otherwise."""
     decode = system.decode
     how = "greedy"
     if isinstance(decode, Sample):
         votes = f"{decode.n} samples that vote" if isinstance(decode, Majority) else "one sample"
         how = f"{votes}, temperature {decode.temperature:g}"
     prompt = html(system.prompt.name)
-    return f"<p class=hash>System <code>{html(name)}</code>: prompt <code>{prompt}</code>, {how}</p>"
+    told = f"<p class=hash>System <code>{html(name)}</code>: prompt <code>{prompt}</code>, {how}</p>"
+    return told + line(f"The run itself decodes otherwise: {otherwise}.") if otherwise else told
 
 
 def said(name: str, answered: Answered) -> str:
