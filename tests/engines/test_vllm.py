@@ -681,3 +681,23 @@ def test_ctrl_c_ends_at_once(server: StubServer) -> None:
     _, stderr = process.communicate(timeout=5)
     assert time.monotonic() - start < 1.5
     assert stderr.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_control_tokens_have_no_text_and_are_asked_for_as_many_at_once_as_allowed(server: StubServer) -> None:
+    words = [" the", "<|im_end|>", "</s>", "<s> a", "a < b | c", "<|endoftext|>", "\n", "[INST]", ""]
+    busy: list[int] = []
+    most: list[int] = []
+
+    def tells(handler: Handler, body: dict[str, Any]) -> None:
+        assert handler.path == "/detokenize"
+        busy.append(1)
+        most.append(len(busy))
+        time.sleep(0.02)
+        busy.pop()
+        handler.reply(200, {"prompt": "".join(words[token] for token in body["tokens"])})
+
+    server.always = tells
+    groups = [[token] for token in range(len(words))] + [[0, 6]]
+    told = engine_for(server, concurrency=3).detokenize(groups)
+    assert told == [" the", "", "", "<s> a", "a < b | c", "", "\n", "", "", " the\n"]
+    assert max(most) <= 3 and len(server.calls) == len(groups)

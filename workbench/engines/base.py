@@ -94,7 +94,7 @@ class Engine(Protocol):
 
     def detokenize(self, groups: Sequence[Sequence[int]]) -> list[str]:
         """The text of each group of token ids, as it stands behind other text; bytes that are no whole character
-        are U+FFFD.
+        are U+FFFD, and a control token by itself, as that which ends an answer, has none.
 
         Raises:
             UserError: this engine, or its server, cannot tell.

@@ -102,7 +102,7 @@ class TextPrompts:
         return read_tokens(answer, len(prompt), own, top)
 
     async def text_of(self, place: int, tokens: Sequence[int], client: httpx.AsyncClient) -> tuple[int, str]:
-        """The text of token ids, and the place that it was asked for.
+        """The text of token ids, and the place that it was asked for; a control token by itself has none.
 
         Raises:
             UserError: the server does not tell; vLLM does.
@@ -117,7 +117,8 @@ class TextPrompts:
         text = answer.get("prompt")
         if not isinstance(text, str):
             raise UserError(f"The server does not tell its tokens' text: {self._servers.scrub(str(answer)[:200])}")
-        return place, text
+        # vLLM writes control tokens out, which the other engines leave out.
+        return place, "" if CONTROL.fullmatch(text) else text
 
     async def _tokens(
         self, client: httpx.AsyncClient, request: Request, texts: Sequence[str]
