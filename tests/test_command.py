@@ -1,5 +1,6 @@
 """The command line: flags from fields, and an exit status that says whose turn it is."""
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -52,6 +53,14 @@ def test_flat_settings_have_flags_without_a_prefix_and_others_their_fields_name(
 def test_a_value_out_of_range_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(print, Config, ["--rank", "11"], "workbench try") == 2
     assert capsys.readouterr() == ("", "workbench try: rank is 11; it must be a number in [1, 10].\n")
+
+
+@pytest.mark.parametrize("digits", [320, 5000])
+@pytest.mark.parametrize("most", [10, math.inf])
+def test_a_whole_number_that_no_float_holds_is_out_of_range(digits: int, most: float) -> None:
+    for value in (10**digits, -(10**digits)):
+        with pytest.raises(UserError, match=r"^rank is a whole number of hundreds of digits; it must be "):
+            check_range("rank", value, 1, most)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_MOST_BITS = 1000  # of a whole number that a float holds
+
 
 class UserError(Exception):
     """What was wrong, what exists, what to type instead: in that order, in whole sentences."""
@@ -44,10 +46,12 @@ def check_range(name: str, value: float, low: float, high: float, *, open_low: b
         OutOfRange: the message names the field, the value and the range.
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    inside = is_number and math.isfinite(value) and low <= value <= high and not (open_low and value == low)
-    if not inside:
+    huge = isinstance(value, int) and value.bit_length() > _MOST_BITS
+    finite = is_number and not huge and math.isfinite(value)
+    if not (finite and low <= value <= high and not (open_low and value == low)):
+        told = "a whole number of hundreds of digits" if huge else repr(value)
         bracket = "(" if open_low else "["
-        error = OutOfRange(f"{name} is {value!r}; it must be a number in {bracket}{low:g}, {high:g}].")
+        error = OutOfRange(f"{name} is {told}; it must be a number in {bracket}{low:g}, {high:g}].")
         error.field = name
         error.span = f"{f'more than {low:,.10g}, at most' if open_low else f'from {low:,.10g} to'} {high:,.10g}"
         raise error
