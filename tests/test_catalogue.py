@@ -59,8 +59,18 @@ def test_a_run_is_listed_as_soon_as_it_has_a_system_and_found_no_more_when_it_ha
     key = catalogue.entries()[1].key
     assert catalogue.find(key).label == "one (run: majority_vote)"
     (tmp_path / "one" / "system.json").unlink()
+    assert catalogue.find(key), "runs are not looked at for a key that is known"
+    assert len(catalogue.entries()) == 1
     with pytest.raises(UserError):
         catalogue.find(key)
+
+
+def test_a_run_that_was_made_since_is_found_without_asking_for_the_list(tmp_path: Path) -> None:
+    catalogue = Catalogue(FAKE, runs=tmp_path)
+    catalogue.entries()
+    made(tmp_path, "one", System(Model("fake:0.3"), load_prompt("question"), Greedy()))
+    key = Catalogue(FAKE, runs=tmp_path).entries()[1].key
+    assert catalogue.find(key).label == "one (run: majority_vote)"
 
 
 def test_a_damaged_run_is_said_and_leaves_the_others(tmp_path: Path) -> None:

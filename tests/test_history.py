@@ -131,6 +131,31 @@ def test_a_deleted_conversation_is_not_made_again_by_an_answer_that_comes_late(t
         history.delete(id)
 
 
+def test_a_conversation_that_another_tab_deletes_meanwhile_is_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = History(tmp_path)
+    kept, gone = history.begin("kept").id, history.begin("gone").id
+    usual = Path.stat
+
+    def stat(path: Path, **how: bool) -> object:
+        if path.stem == gone:
+            path.unlink(missing_ok=True)
+        return usual(path, **how)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert [one.id for one in history.listed()] == [kept]
+
+
+def test_a_file_from_before_the_wait_was_told_is_read(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    id = history.begin("x").id
+    history.add(id, [question("q", ""), answer("a", "q", seconds=2.0)], "a")
+    path = tmp_path / f"{id}.json"
+    path.write_text(path.read_text().replace('"waited": 0.0', '"index": 0'))
+    assert "waited" not in path.read_text() and history.read(id).message("a").waited == 0.0
+
+
 def test_search_finds_names_and_texts(tmp_path: Path) -> None:
     history = History(tmp_path)
     first, second = history.begin("How do magnets work?"), history.begin("Bread")

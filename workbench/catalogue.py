@@ -53,7 +53,7 @@ class Entry:
 
 class Catalogue:
     """All that may be talked with. Runs are looked at again whenever one has made another System; what servers
-    serve is asked by `refresh`. Entries that left the list are not found again.
+    serve is asked by `refresh`. Entries that left the list of `entries` are not found again.
 
     Args:
         flags: the model of the command line and its engine.
@@ -85,10 +85,14 @@ class Catalogue:
     def find(self, key: object) -> Entry:
         """The entry with this key.
 
+        Runs are looked at only where the key is not known, which may take as long as hashing a model's files. What
+        a run made that is gone by now is found until `entries` is asked again.
+
         Raises:
             UserError: there is none.
         """
-        entry = next((entry for entry in self.entries() if entry.key == key), None)
+        if not isinstance(key, str) or (entry := self._entries.get(key)) is None:
+            entry = next((entry for entry in self.entries() if entry.key == key), None)
         if entry is None:
             raise UserError("This model is not among those that the page offers. Reload the page for the list.")
         return entry

@@ -7,6 +7,7 @@ import re
 import secrets
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,7 @@ class Node:
         request, index: what an answer was drawn for, and which sample of it this is.
         prompt_tokens, completion_tokens: by the engine's count; 0 where the answer did not come to its end.
         seconds: from the question to the answer's end.
+        waited: of them, those before anything came: for the model to load, for other answers' turn, to read.
     """
 
     id: str
@@ -60,6 +62,7 @@ class Node:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,10 @@ class History:
         A file that cannot be read is left out, so that one damaged conversation hides no other.
         """
         words = search.casefold().split()
-        times = [(path.stat().st_mtime, path.stem) for path in self.folder.glob("*.json")]
+        times: list[tuple[float, str]] = []
+        for path in self.folder.glob("*.json"):
+            with suppress(FileNotFoundError):  # another tab has just deleted it
+                times.append((path.stat().st_mtime, path.stem))
         found: list[Listed] = []
         for changed, id in sorted(times, reverse=True):
             if len(found) == most:
@@ -259,7 +265,7 @@ class History:
             UserError: it is not there.
         """
         with _LOCK:
-            self._path(id).unlink()
+            self._path(id).unlink(missing_ok=True)  # another process may have just deleted it
 
     def _path(self, id: object) -> Path:
         path = self.folder / f"{id}.json"
