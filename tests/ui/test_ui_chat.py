@@ -5,11 +5,13 @@ import base64
 import copy
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ FLAGS = ModelFlags(model="fake", engine=EngineConfig("fake"))
 
 
 class Paced(FakeEngine):
-    """Does what the question says: `long`, `hostile`, `fail`, `bug`, `silence`; else an echo with its index."""
+    """Does what the question says: `long`, `ten words`, `hostile`, `fail`, `bug`, `silence`; else an indexed echo."""
 
     def __init__(self) -> None:
         super().__init__(Model("fake"))
@@ -62,6 +64,12 @@ class Paced(FakeEngine):
             if said[-1] == "fail":
                 yield "half"
                 yield Completion(0, "half", finish=Finish.ERROR, error="the connection was cut")
+                return
+            if said[-1] == "ten words":
+                for _ in range(10):
+                    yield "word "
+                    time.sleep(0.02)
+                yield Completion(0, "word " * 10, 3, 10)
                 return
             text = {"hostile": HOSTILE, "silence": ""}.get(said[-1], f"echo {said[-1]} {request.indices[0]}")
             yield text
@@ -112,7 +120,7 @@ def desk(tmp_path: Path) -> Desk:
 def test_an_answer_comes_and_is_kept(desk: Desk) -> None:
     first, *_, last = desk.ask("one")
     assert (first.line, first.text) == ("Loading the model…", "")
-    assert last.text is None and last.line.startswith("3 + 2 tokens (prompt + answer), ") and last.turn
+    assert last.text is None and last.line.startswith("3 + 2 tokens (prompt + answer)") and last.turn
     assert desk.texts() == ["one", "echo one 0"]
     waiting, *_ = desk.ask("two")
     assert waiting.line == "Waiting for the first word…", "it is loaded by now"
@@ -188,6 +196,58 @@ def test_a_model_that_cannot_be_had_is_said(tmp_path: Path) -> None:
 
     heard = Desk(tmp_path, none).ask("one")[-1]
     assert heard.line == "The answer failed and is not part of the conversation: There is no model 'x'."
+
+
+def test_the_speed_leaves_out_what_came_before_the_first_word(tmp_path: Path) -> None:
+    def slow(model: Any, config: Any) -> FakeEngine:
+        time.sleep(1)
+        return desk.engine
+
+    desk = Desk(tmp_path, slow)
+    last = desk.ask("ten words")[-1]
+    node = desk.chat.message(desk.session.leaf)
+    assert 1 <= node.waited < node.seconds - 0.1
+    told = re.search(r", ([\d.]+) tokens/s$", last.line)
+    assert told and 10 < float(told[1]) < 60, "with the second of loading it would be 8"
+    assert f"{told[1]} tokens/s" in chat_view.messages(desk.chat, node.id, False)
+    assert "tokens/s" not in desk.ask("one")[-1].line, "it came at once, which is no speed"
+
+
+def test_the_context_is_not_asked_for_on_the_event_loop(desk: Desk) -> None:
+    class Asks(Paced):
+        @property  # type: ignore[override]
+        def context(self) -> int:
+            asked_in.append(threading.current_thread())
+            return 100
+
+    asked_in: list[threading.Thread] = []
+    desk.engine = Asks()
+    for words in ("one", "two"):
+        desk.ask(words, sampling=Sampling(max_tokens=9))
+    assert asked_in and threading.main_thread() not in asked_in
+
+
+def test_stop_while_exemplars_wait_for_the_models_turn(tmp_path: Path) -> None:
+    prompt = replace(load_prompt("question"), shots=Shots((Example.make("zero?", "0"),), 1))
+    assert prompt.shot
+    desk = Desk(tmp_path)
+    desk.entry = replace(
+        desk.entry, system=System(Model("fake"), prompt, Greedy()), engine=EngineConfig("hf")
+    )  # one answer at a time
+
+    async def hear() -> list[Heard]:
+        id, shown = asked(desk.session, desk.history, "one?"), []
+        states = answered(desk.lender, desk.entry, desk.settings(persona=OWN), desk.history, desk.session, id)
+        asyncio.get_running_loop().call_later(0.3, desk.session.stop)
+        async for heard in states:
+            shown.append(heard)
+        return shown
+
+    with desk.lender.lent(desk.entry) as speaker, speaker.working(), desk.session.answering():
+        before = time.monotonic()
+        assert asyncio.run(hear())[-1].line == "Stopped before it began."
+        assert time.monotonic() - before < 2
+    assert desk.engine.seen == []
 
 
 def test_the_longest_answer_is_held_against_the_context(desk: Desk) -> None:
@@ -408,10 +468,18 @@ def test_texts_are_escaped_and_spelled_out(desk: Desk) -> None:
     page.encode()
 
 
+def test_the_exact_text_is_there_for_edit_and_copy(desk: Desk) -> None:
+    desk.ask("hostile")
+    desk.history.rename(desk.session.chat, "so\u00adft")
+    shown = chat_view.messages(desk.chat, desk.session.leaf, False) + chat_view.head(desk.chat, "")
+    exact = [json.loads(unescape(told)) for told in re.findall(r'data-exact="([^"]*)"', shown)]
+    assert exact == [HOSTILE, "so\u00adft"], "none for what is shown as it is"
+
+
 def test_versions_are_counted_and_ends_disabled(desk: Desk) -> None:
     desk.ask("one")
     shown = chat_view.messages(desk.chat, desk.session.leaf, False)
-    assert "Version" not in shown and "tokens/s" in shown and desk.chat.branch()[-1].system in shown
+    assert "Version" not in shown and "3 + 2 tokens" in shown and desk.chat.branch()[-1].system in shown
     desk.hear(asked_again(desk.session, desk.history, desk.session.leaf))
     shown = chat_view.messages(desk.chat, desk.session.leaf, False)
     assert 'aria-label="Version 2 of 2">2/2' in shown

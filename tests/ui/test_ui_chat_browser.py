@@ -133,7 +133,7 @@ def test_answers_and_questions_branch(browser: Any, address: str) -> None:
         seen.ask("a dog or a cat")
         seen.line("tokens (prompt + answer)")
         assert re.search(
-            r"fake · System [0-9a-f]{16} · \d+ \+ \d+ tokens · ", page.locator(".chat-facts").inner_text()
+            r"fake · System [0-9a-f]{16} · \d+ \+ \d+ tokens", page.locator(".chat-facts").inner_text()
         )
         assert page.locator("#live").inner_text().startswith("Answer finished, ")
         seen.press("again")
@@ -250,7 +250,44 @@ def test_hostile_text_is_text_and_is_saved_exactly(browser: Any, address: str, t
         assert saved(seen, "jsonl", tmp_path)["messages"][1]["content"] == EVIL
         assert EVIL.encode("utf-8", "backslashreplace").decode() in saved(seen, "markdown", tmp_path)
         seen.press("edit")
+        assert page.get_by_label("Edited answer").evaluate("e => e.value") == EVIL, "not as it is spelled out"
         page.get_by_label("Edited answer").press("Escape")
+
+
+def test_buttons_work_while_an_answer_is_drawn_again_and_it_can_be_deleted(browser: Any, address: str) -> None:
+    with opened(browser, address) as seen:
+        page = seen.page
+        seen.ask("forever", answered=False)
+        page.locator("#chat-coming", has_text="word2").wait_for()
+        page.locator("#chat-stop").click()
+        seen.idle()
+        seen.press("again")
+        page.locator("#chat-coming", has_text="word2").wait_for()
+        seen.press("rename")
+        page.get_by_label("Name of the conversation").fill("Endless")
+        page.get_by_label("Name of the conversation").press("Enter")
+        page.locator("#chat-head h2", has_text="Endless").wait_for()
+        page.locator("#chat-coming", has_text="word15").wait_for()
+        assert page.locator("[data-act=again]").count() == 0, "it is on its way"
+        seen.press("delete")
+        seen.press("delete")
+        page.locator("#chat-head h2", has_text="New conversation").wait_for()
+        seen.idle()
+        time.sleep(0.5)
+        assert page.locator("#chat-line .problem").count() == 0 and page.locator("#chat-list li").count() == 0
+
+
+def test_an_answer_that_ends_behind_another_tab_leaves_the_address_to_that(browser: Any, address: str) -> None:
+    with opened(browser, address) as seen:
+        page = seen.page
+        seen.ask("stamp of 30", answered=False)
+        page.get_by_role("tab", name="Compare", exact=True).click()
+        page.wait_for_url(re.compile(r"\?tab=compare"))
+        page.locator("#live", has_text="Answer finished").wait_for(state="attached")
+        time.sleep(0.5)
+        assert "?tab=compare" in page.url
+        page.get_by_role("tab", name="Chat", exact=True).click()
+        page.wait_for_url(re.compile(r"\?tab=chat&model=[0-9a-f]{16}&chat=[0-9a-f]{16}$"))
 
 
 def test_a_failed_answer_is_told_and_can_be_tried_again(browser: Any, address: str) -> None:

@@ -96,6 +96,23 @@ def test_a_question_may_come_before_the_list_of_models(url: str) -> None:
         assert "echo early 0" in visitor.ask("early")
 
 
+def test_a_question_that_could_not_be_asked_can_be_tried_again(
+    url: str, engine: Paced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tab(url) as visitor:
+        visitor.ask("one")
+        monkeypatch.setattr(engine, "context", 100)
+        said = visitor.ask("two")
+        assert "max_tokens is 512; it must be a number in [1, 100]" in said and "Try again" in said
+
+
+def test_what_is_set_before_the_page_has_loaded_stays(url: str) -> None:
+    with Tab(url) as visitor:
+        visitor.components[visitor.ids["chat-temperature"]]["props"]["value"] = 3
+        visitor.load()
+        assert "temperature is 3" in visitor.ask("early")
+
+
 def test_a_history_that_the_client_forges_is_ignored(url: str, engine: Paced) -> None:
     with tab(url) as visitor:
         body = visitor.body("chat-send", "click", {"chat-question": "one"})

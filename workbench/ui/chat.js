@@ -1,4 +1,5 @@
 // Buttons of the chat pane: what each one does here, or what the server is told. Loaded by each HTML component.
+const exact = (place) => (place.dataset.exact ? JSON.parse(place.dataset.exact) : place.textContent);
 const held = (name) => element.querySelector(name);
 const edit = (place, value, label, act, id, rows) => {
   if (place.querySelector('form')) return;
@@ -8,6 +9,7 @@ const edit = (place, value, label, act, id, rows) => {
   const cancel = document.createElement('button');
   form.className = 'chat-editor';
   field.value = value;
+  const shown = field.value;  // a text field has no carriage return: what was not changed is sent as it was
   field.setAttribute('aria-label', label);
   if (rows) field.rows = rows;
   save.textContent = act === 'ask' ? 'Ask again' : 'Save';
@@ -20,7 +22,10 @@ const edit = (place, value, label, act, id, rows) => {
     if (e.key === 'Escape') { e.stopPropagation(); close(); }
     if (e.key === 'Enter' && e.ctrlKey) form.requestSubmit();
   });
-  form.addEventListener('submit', (e) => { e.preventDefault(); trigger('click', { act, id, text: field.value }); });
+  form.addEventListener('submit', (e) => {
+    e.preventDefault();
+    trigger('click', { act, id, text: field.value === shown ? value : field.value });
+  });
   const row = document.createElement('div');
   row.className = 'chat-acts';
   row.append(save, cancel);
@@ -36,14 +41,14 @@ element.addEventListener('click', (e) => {
   const id = place ? place.dataset.id : '';
   const act = button.dataset.act;
   if (act === 'edit') {
-    const text = place.querySelector('.chat-text').textContent;
+    const text = exact(place.querySelector('.chat-text'));
     const asked = place.classList.contains('user');
     const rows = Math.min(12, text.split('\n').length + 1);
     edit(place, text, asked ? 'Edited question' : 'Edited answer', asked ? 'ask' : 'answer', id, rows);
   } else if (act === 'rename') {
-    edit(element.firstElementChild ?? element, held('.chat-name').textContent, 'Name of the conversation', act, '', 0);
+    edit(element.firstElementChild ?? element, exact(held('.chat-name')), 'Name of the conversation', act, '', 0);
   } else if (act === 'copy') {
-    navigator.clipboard.writeText(place.querySelector('.chat-text').textContent);
+    navigator.clipboard.writeText(exact(place.querySelector('.chat-text')));
     button.textContent = 'Copied';
   } else if (button.dataset.sure && button.textContent !== button.dataset.sure) {
     const before = button.textContent;

@@ -8,7 +8,7 @@ import asyncio
 import sys
 import traceback
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from workbench.catalogue import Entry
@@ -99,8 +99,8 @@ class Pane:
     async def ask(self, sent: Updates, request: Any) -> AsyncGenerator[Updates, None]:
         """Answer what was typed."""
         session, history = sent[self.state], self.history(request)
+        entry, settings = await asyncio.to_thread(self.controls.read, sent)  # a new run's model may be hashed
         session.check_idle()
-        entry, settings = self.controls.read(sent)
         id = put(session, history, sent[self.box])
         async with aclosing(self._answer(sent, history, entry, settings, id, {self.box: ""})) as states:
             async for now in states:
@@ -112,8 +112,8 @@ class Pane:
         if not isinstance(data, dict):
             raise UserError("The page sent what is no button's.")
         if data.get("act") in ("ask", "again"):
+            entry, settings = await asyncio.to_thread(self.controls.read, sent)
             session.check_idle()
-            entry, settings = self.controls.read(sent)
             if data["act"] == "ask":
                 id = asked_instead(session, history, data.get("id"), data.get("text"))
             else:
@@ -122,8 +122,16 @@ class Pane:
                 async for now in states:
                     yield now
             return
+        before = session.chat
         act(session, history, data)
-        extra = self.settings_of(session, history) if data["act"] == "open" else {self.status: ""}
+        if session.asking and session.chat == before:  # its answer goes on being shown
+            shown = await asyncio.to_thread(self.shown, sent, history, sent[self.controls.model], True)
+            del shown[self.coming]
+            yield shown
+            return
+        extra: Updates = {self.status: ""}
+        if data["act"] == "open":
+            extra = await asyncio.to_thread(self.settings_of, session, history)
         model = extra.get(self.controls.model, sent[self.controls.model])
         yield {**await asyncio.to_thread(self.shown, sent, history, model), **extra}
 
@@ -140,13 +148,21 @@ class Pane:
     ) -> AsyncGenerator[Updates, None]:
         session = sent[self.state]
         mine = session.chat
-        with session.answering():
-            first = await asyncio.to_thread(self.shown, sent, history, entry.key, True)
-            yield {**first, **self.buttons(True), **extra, self.coming: chat_view.coming("")}
-            async with aclosing(answered(self.shell.lender, entry, settings, history, session, id)) as states:
-                async for heard in states:
-                    if session.chat == mine:  # else another one was opened meanwhile
-                        yield await self._heard(sent, history, entry, heard)
+        try:
+            with session.answering():
+                first = await asyncio.to_thread(self.shown, sent, history, entry.key, True)
+                yield {**first, **self.buttons(True), **extra, self.coming: chat_view.coming("")}
+                async with aclosing(answered(self.shell.lender, entry, settings, history, session, id)) as states:
+                    async for heard in states:
+                        if session.chat == mine:  # else another one was opened meanwhile
+                            yield await self._heard(sent, history, entry, heard)
+        except UserError:
+            if session.chat != mine:  # it was deleted while it was answered, or another one was opened
+                return
+            if not session.asking:
+                with suppress(UserError):  # its file is gone
+                    yield await asyncio.to_thread(self.shown, sent, history, entry.key)
+            raise
 
     async def _heard(self, sent: Updates, history: History, entry: Entry, heard: Heard) -> Updates:
         if heard.turn is None:
@@ -216,7 +232,10 @@ def add_chat(shell: Shell) -> None:
                 extra = pane.settings_of(session, history)
             except UserError as error:
                 extra = {pane.status: line(error, True)}
-        offered = controls.choices(extra.get(controls.model, wanted.get("model") if mine else None))
+        model = extra.get(controls.model, wanted.get("model") if mine else None)
+        offered = controls.choices(model)
+        if model is None:  # the settings are there already, and somebody may have changed one
+            offered = {controls.model: offered[controls.model]}
         shown = pane.shown(sent, history, "")
         shown.pop(shell.address)
         return {**shown, **offered, **extra, controls.model: offered[controls.model]}
@@ -225,7 +244,8 @@ def add_chat(shell: Shell) -> None:
     whole = [pane.head, pane.view, pane.coming, pane.listing, pane.status, shell.address]
     streamed = [*whole, *controls.outputs, pane.box, pane.send, pane.stop, shell.live]
     gr.on([pane.send.click, pane.box.submit], ask, sent, streamed, **STREAMING)
-    gr.on([pane.head.click, pane.view.click, pane.listing.click], press, sent, streamed, **STREAMING)
+    pressed = [pane.head.click, pane.view.click, pane.listing.click]
+    gr.on(pressed, press, sent, streamed, trigger_mode="multiple", **STREAMING)  # also while an answer comes
     gr.on([pane.send.click, pane.new.click], None, js=chat_view.FOCUS)
     pane.stop.click(lambda session: session.stop(), [pane.state], None, **QUICK)
     pane.new.click(begin_anew, sent, whole, **QUICK)

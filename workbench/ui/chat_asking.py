@@ -1,13 +1,16 @@
 """A chat's answers: what a model is asked, the answer as it comes, and how it is kept when it ends."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
 from workbench.catalogue import Entry
+from workbench.comparing.drawing import working
 from workbench.conversation import Turn
+from workbench.engines.base import Engine
 from workbench.errors import UserError, check_range
 from workbench.exemplars import choose_fitting
 from workbench.history import Chat, History, Node, new_id
@@ -17,6 +20,8 @@ from workbench.prompts import render
 from workbench.types import Example, Message, Prompt, Request, text_hash
 from workbench.ui.chat_desk import Session
 from workbench.ui.chat_settings import Settings
+
+_SHORTEST = 0.01  # seconds in which the speed of an answer is told
 
 
 @dataclass(frozen=True)
@@ -76,23 +81,21 @@ async def answered(
     """
     chat = history.read(session.chat)
     node = chat.message(asked, "user")
-    with lender.lent(entry) as speaker:
-        loaded = speaker.is_loaded
-        context = speaker.engine.context if loaded else None
+    loaded, context = await asyncio.to_thread(_held, lender, entry)
     if context is not None:
         check_range("max_tokens", settings.sampling.max_tokens, 1, context)
     yield Heard("Waiting for the first word…" if loaded else "Loading the model…", "")
-    request, system_prompt = await _request(lender, entry, settings, chat, node)
+    request, system_prompt = await _request(lender, entry, settings, chat, node, session)
     hashing = asyncio.ensure_future(asyncio.to_thread(system_hash, settings.system(entry)))
     sampling = replace(settings.sampling, stop=settings.prompt(entry).stop)
     if session.stopped:
         yield Heard("Stopped before it began.", problem=True, turn=Turn(node.text, "", "stopped"))
         return
     said, turn, saved = "", None, False
-    began = time.monotonic()
+    began, waited = time.monotonic(), 0.0
 
     def keep(turn: Turn, system: str) -> None:
-        counts = (turn.prompt_tokens, turn.completion_tokens, turn.seconds)
+        counts = (turn.prompt_tokens, turn.completion_tokens, turn.seconds, min(waited, turn.seconds))
         drawn = (entry.label, system, system_prompt, request.id, request.indices[0])
         answer = Node(new_id(), node.id, "assistant", turn.answer, turn.end, False, *drawn, *counts)
         history.add(chat.id, [answer], answer.id, settings.kept())
@@ -103,12 +106,13 @@ async def answered(
         async with aclosing(session.talk.hear(lender, entry, request, sampling)) as pieces:
             async for heard in pieces:
                 said, turn = heard.text, heard.turn
+                waited = waited or (time.monotonic() - began if said else 0.0)
                 if turn is None:
                     yield Heard(f"Answering… {time.monotonic() - began:.1f} s", said)
         assert turn is not None, "an answer ends with its turn"
         kept = turn.end != "error" and bool(turn.answer)
         if not hashing.done():  # who has pressed Stop does not wait for a model's file to be read
-            yield Heard(told(turn, kept), said)
+            yield Heard(told(turn, kept, waited), said)
         system = ""
         with suppress(UserError, OSError):  # a folder that is gone by now leaves its answer nameless
             system = await hashing
@@ -119,11 +123,17 @@ async def answered(
         if not saved and said and (turn is None or turn.end != "error"):  # the browser has gone: what came is kept
             with suppress(UserError):  # unless the conversation was deleted
                 keep(turn or Turn(node.text, said, "stopped", seconds=time.monotonic() - began), "")
-    yield Heard(told(turn, kept), problem=not kept, turn=turn)
+    yield Heard(told(turn, kept, waited), problem=not kept, turn=turn)
+
+
+def _held(lender: Lender, entry: Entry) -> tuple[bool, int | None]:
+    """Whether a model is loaded, and its context where it is; a server may be asked for it. For a thread."""
+    with lender.lent(entry) as speaker:
+        return speaker.is_loaded, speaker.engine.context if speaker.is_loaded else None
 
 
 async def _request(
-    lender: Lender, entry: Entry, settings: Settings, chat: Chat, node: Node
+    lender: Lender, entry: Entry, settings: Settings, chat: Chat, node: Node, session: Session
 ) -> tuple[Request, str | None]:
     """What is sent for a question, and the system prompt in it."""
     prompt = settings.prompt(entry)
@@ -131,12 +141,20 @@ async def _request(
     if prompt.shots is not None:
         room = settings.sampling.max_tokens
 
-        def choose() -> tuple[Example, ...]:
-            with lender.lent(entry) as speaker, speaker.working() as engine:
-                [found], _ = choose_fitting(prompt, [Example.make(node.text, "")], engine, room)
+        def choose(engine: Engine) -> tuple[Example, ...]:
+            [found], _ = choose_fitting(prompt, [Example.make(node.text, "")], engine, room)
             return found
 
-        exemplars = await asyncio.to_thread(choose)
+        session.halt = halt = threading.Event()
+        if session.stopped:
+            halt.set()
+        try:
+            exemplars = await working(lender, entry, choose, halt)
+        except UserError:
+            if not session.stopped:
+                raise
+        finally:
+            halt.set()  # also when the browser has gone
     sent = messages(prompt, chat.conversation(node.parent).turns, node.text, exemplars)
     id = text_hash("\0".join(f"{message.role}\0{message.content}" for message in sent))
     first = [message.content for message in sent if message.role == "system"]
@@ -144,14 +162,19 @@ async def _request(
     return request, "\n\n".join(first) if first else None
 
 
-def told(turn: Turn, kept: bool = True) -> str:
-    """A line on how an answer ended."""
+def speed(tokens: int, seconds: float) -> list[str]:
+    """Tokens per second in words; none where an answer came too fast to tell."""
+    return [f"{tokens / seconds:,.1f} tokens/s"] if seconds >= _SHORTEST else []
+
+
+def told(turn: Turn, kept: bool, waited: float) -> str:
+    """A line on how an answer ended, whose first piece came after `waited` of its seconds."""
     if turn.end == "error":
         return f"The answer failed and is not part of the conversation: {turn.error}"
     if not kept:
         return "Nothing came. Try again, or ask something else."
     if turn.end == "stopped":
         return f"Stopped after {turn.seconds:.1f} s and {len(turn.answer):,} characters; what came is kept."
-    speed = turn.completion_tokens / max(turn.seconds, 1e-9)
-    counts = f"{turn.prompt_tokens:,} + {turn.completion_tokens:,} tokens (prompt + answer), {speed:.1f} tokens/s"
+    tokens = f"{turn.prompt_tokens:,} + {turn.completion_tokens:,} tokens (prompt + answer)"
+    counts = ", ".join([tokens, *speed(turn.completion_tokens, turn.seconds - waited)])
     return f"{counts}; cut off at the longest answer or the context's end." if turn.end == "length" else counts

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ class Session:
         chat, leaf: ids of the conversation and of the branch's last message; empty where nothing is shown.
         asking: whether an answer is on its way, or a question on its way to the model.
         stopped: whether it is to end.
+        halt: set then, where work with the engine goes before the answer.
     """
 
     talk: Talk = field(default_factory=Talk)
@@ -32,6 +34,7 @@ class Session:
     leaf: str = ""
     asking: bool = False
     stopped: bool = False
+    halt: threading.Event | None = None
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -45,11 +48,13 @@ class Session:
         try:
             yield
         finally:
-            self.asking = False
+            self.asking, self.halt = False, None
 
     def stop(self) -> None:
         """End the answer that is on its way, if one is."""
         self.stopped = True
+        if self.halt is not None:
+            self.halt.set()
         self.talk.stop()
 
     def begin_anew(self) -> None:
@@ -58,7 +63,9 @@ class Session:
         self.chat = self.leaf = ""
 
     def opened(self, chat: Chat) -> None:
-        """Show a conversation as it was left."""
+        """Show a conversation as it was left. The one whose answer is on its way is shown already."""
+        if chat.id == self.chat and self.asking:
+            return
         if chat.id != self.chat:
             self.begin_anew()
         self.chat, self.leaf = chat.id, chat.leaf

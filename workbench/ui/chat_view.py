@@ -4,10 +4,13 @@ A button that does something has `data-act`; the script tells the server its nam
 conversation that it stands in. All texts are escaped, with what cannot be seen spelled out.
 """
 
+import json
 from collections.abc import Sequence
 from importlib.resources import files
 
 from workbench.history import Chat, Listed, Node
+from workbench.inert import visible
+from workbench.ui.chat_asking import speed
 from workbench.ui.shell import html
 
 CSS = files("workbench.ui").joinpath("chat.css").read_text(encoding="utf-8")
@@ -16,7 +19,7 @@ ACTS = files("workbench.ui").joinpath("chat.js").read_text(encoding="utf-8")
 """`js_on_load` of each of the pane's HTML components."""
 
 EMPTY = """<div class="chat-empty"><p>Ask something below. Enter sends, Shift+Enter begins a new line.</p>
-<p>The model is loaded when you send the first question; conversations are kept on this computer.</p></div>"""
+<p>The model is loaded when you send the first question; conversations are kept on the server.</p></div>"""
 
 FOLD = '<button type="button" aria-expanded="false">Conversations</button>'
 """Shows and hides the list of conversations on a narrow screen."""
@@ -56,7 +59,7 @@ def head(chat: Chat | None, leaf: str) -> str:
         '<button type="button" data-act="jsonl">Save as JSONL</button>'
     )
     return (
-        f'<h2 class="chat-name">{html(chat.name)}</h2><div class="chat-acts">'
+        f'<h2 class="chat-name"{_exact(chat.name)}>{html(chat.name)}</h2><div class="chat-acts">'
         '<button type="button" data-act="rename">Rename</button>'
         f"{save if answered else ''}"
         '<button type="button" data-act="delete" data-sure="Delete for good?">Delete</button></div>'
@@ -106,10 +109,15 @@ def _message(chat: Chat, node: Node, unanswered: bool) -> str:
     return (
         f'<article class="chat-said {node.role}" data-id="{html(node.id)}">'
         f"<h3>{'Question' if asked else 'Answer'}</h3>"
-        f'<div class="chat-text">{html(node.text)}</div>'
+        f'<div class="chat-text"{_exact(node.text)}>{html(node.text)}</div>'
         f"{'' if asked else _facts(node)}"
         f'<div class="chat-acts">{"".join(acts)}</div></article>'
     )
+
+
+def _exact(text: str) -> str:
+    """An attribute with the text for the script, as JSON, where what is shown spells something out."""
+    return "" if visible(text) == text else f' data-exact="{html(json.dumps(text))}"'
 
 
 def _button(act: str, label: str, title: str) -> str:
@@ -143,7 +151,7 @@ def _facts(node: Node) -> str:
         facts.append(f'System <code title="Content hash of the System that answered">{html(node.system)}</code>')
     if node.completion_tokens:
         facts.append(f"{node.prompt_tokens:,} + {node.completion_tokens:,} tokens")
-        facts.append(f"{node.completion_tokens / max(node.seconds, 1e-9):.1f} tokens/s")
+        facts += speed(node.completion_tokens, node.seconds - node.waited)
     if node.end == "stopped":
         facts.append(f"<strong>stopped</strong> after {node.seconds:.1f} s")
     elif node.end == "length":

@@ -34,17 +34,22 @@ TABS: dict[str, tuple[str, Callable[[Shell], None]]] = {
 """The tabs by the name that the address gives them: title, and what fills it."""
 
 _LIVE = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
+# A tab that is not shown may be given another address, by an answer that ends in it: it has it when it is opened.
 _SET_ADDRESS = """(q) => {
     if (!q) return;
-    history.replaceState(null, '', q);
-    (window.queries ??= {})[new URLSearchParams(q).get('tab')] = q;
+    const tab = new URLSearchParams(q).get('tab');
+    (window.queries ??= {})[tab] = q;
+    const shown = window.tabOpened ?? new URLSearchParams(location.search).get('tab') ?? tab;
+    if (tab === shown) history.replaceState(null, '', q);
 }"""
 # A tab that is opened has the address that it had before, or that the page was opened with.
 _TAB_ADDRESS = """() => {
     const asked = new URLSearchParams(location.search).get('tab');
     if (!window.tabOpened && NAMES.includes(asked) && asked !== 'NAME') return null;  // not there yet
-    window.tabOpened = true;
-    return (window.queries ?? {})['NAME'] ?? (asked === 'NAME' ? location.search : '?tab=NAME');
+    window.tabOpened = 'NAME';
+    const q = (window.queries ??= {})['NAME'] ??= asked === 'NAME' ? location.search : '?tab=NAME';
+    history.replaceState(null, '', q);  // here, since the last address that was told may be this very one
+    return q;
 }"""
 
 _OPEN_TAB = """() => {
