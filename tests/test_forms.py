@@ -108,6 +108,7 @@ def test_the_command_line_gives_back_what_the_form_says(recipe: str, data: st.Da
     [
         ("lora", "rank", "0", "rank is 0; it must be a number in [1, 4096]."),
         ("lora", "rank", "1.5", "'1.5' is not a whole number."),
+        ("lora", "rank", "9" * 400, f"'{'9' * 400}' is not a whole number."),
         ("lora", "learning-rate", "nan", "'nan' is not a number."),
         ("lora", "learning-rate", "1e999", "'1e999' is not a number."),
         ("lora", "learning-rate", "", "It must be given."),

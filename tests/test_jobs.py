@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from workbench import jobs as module
 from workbench.errors import UserError
 from workbench.files import write_json
-from workbench.jobs import AT_ONCE, Job, Jobs, exit_status, is_at_work, log_tail, next_signal, state_of, stop
+from workbench.jobs import AT_ONCE, Job, Jobs, exit_status, is_at_work, next_signal, state_of, stop
 from workbench.run_folder import RunFolder
+from workbench.ui.recipes_log import log_tail
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs process groups")
 
@@ -46,7 +48,7 @@ def ladder(jobs: Jobs, runs: Path, *more: str) -> Job:
 
 
 def test_a_recipe_is_started_stopped_and_gone_on_with(jobs: Jobs, runs: Path) -> None:
-    job = ladder(jobs, runs)
+    job = ladder(jobs, runs, "--overwrite")
     assert state_of(job) == "running" and is_at_work(job) and exit_status(job) is None
     until(lambda: "zero-shot  " in log_tail(job))
     id = jobs.run_of(job)
@@ -64,13 +66,14 @@ def test_a_recipe_is_started_stopped_and_gone_on_with(jobs: Jobs, runs: Path) ->
         stop(job)
 
     more = found.again(job)
-    assert more.id != job.id and more.command == job.command
+    assert more.id != job.id and more.command == job.command.replace(" --overwrite", "")
     with pytest.raises(UserError, match="It is running"):
         found.again(more)
     until(lambda: state_of(more) == "done", 120)
     assert exit_status(more) == 0 and found.run_of(more) == id and RunFolder(runs / id).state == "done"
     assert f"Report: {runs / id / 'report.html'}" in log_tail(more)
     assert [one.id for one in found.of("ann")] == [more.id, job.id]
+    assert not list(runs.glob("*.old-*")), "what was trained is not moved aside"
 
 
 def test_a_fault_in_the_flags_is_a_failure_with_its_words(jobs: Jobs, runs: Path) -> None:
@@ -82,13 +85,13 @@ def test_a_fault_in_the_flags_is_a_failure_with_its_words(jobs: Jobs, runs: Path
 
 def test_nobody_sees_anothers_job(jobs: Jobs, runs: Path) -> None:
     job = ladder(jobs, runs)
-    assert jobs.of("bob") == [] and jobs.others_at_work("bob") == 1 and jobs.others_at_work("ann") == 0
+    assert jobs.seen_by("bob") == ([], 1) and jobs.seen_by("ann") == ([job], 0)
     for id in (job.id, "../" + job.id, "", None, [job.id]):
         with pytest.raises(UserError, match="was not started from here"):
             jobs.find("bob", id)
     stop(job)
     until(lambda: state_of(job) == "interrupted")
-    assert jobs.others_at_work("bob") == 0
+    assert jobs.seen_by("bob") == ([], 0)
 
 
 def test_what_does_not_obey_is_killed_in_the_end(jobs: Jobs, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,10 +118,20 @@ def test_a_job_that_died_with_its_keeper_is_lost(jobs: Jobs, runs: Path) -> None
     assert state_of(job) == "lost" and exit_status(job) is None
 
 
-def kept(jobs: Jobs, runs: Path, log: bytes, **told: object) -> Job:
+def test_a_job_runs_though_the_page_died_as_it_started_it(
+    jobs: Jobs, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_write_process", lambda *_: None)  # the keeper is another process
+    job = ladder(jobs, runs)
+    until(lambda: is_at_work(job))
+    stop(job)
+    until(lambda: state_of(job) == "interrupted")
+
+
+def kept(jobs: Jobs, runs: Path, log: bytes, id: str = "0123456789abcdef", **told: object) -> Job:
     """A job that ended long ago, whose process number another process has now."""
     job = Job(
-        "0123456789abcdef",
+        id,
         "ann",
         "lora",
         "lora",
@@ -173,6 +186,10 @@ def test_a_log_is_read_as_a_terminal_would_show_it(
     assert log_tail(job, 1) == "half \ufffd"
     (job.folder / "log").write_bytes(b"x" * 100 + b"\n" + b"line\n" * 20_000)
     assert set(log_tail(job).splitlines()) == {"line"}
+    (job.folder / "log").write_bytes(b"".join(b"\r%6d/20000" % i for i in range(20_000)))
+    assert log_tail(job) == " 19999/20000", "one bar that is longer than what is looked at"
+    (job.folder / "log").write_bytes(b"x" * 100_000)
+    assert log_tail(job) == "x" * 64_000
     (job.folder / "log").unlink()
     assert log_tail(job) == ""
 
@@ -185,6 +202,57 @@ def test_so_many_at_once(jobs: Jobs, runs: Path, monkeypatch: pytest.MonkeyPatch
         ladder(jobs, runs)
     stop(job)
     until(lambda: state_of(job) == "interrupted")
+
+
+def launched(job: Job) -> None:
+    """A job that this process is."""
+    time.sleep(0.05)
+    job.folder.mkdir(parents=True)
+    told = {name: value for name, value in vars(job).items() if name not in ("id", "folder")}
+    write_json(job.folder / "job.json", told)
+    write_json(job.folder / "process.json", {"pid": os.getpid(), "born": psutil.Process().create_time()})
+
+
+def test_the_last_one_is_started_once(jobs: Jobs, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 1)
+    monkeypatch.setattr(module, "_launch", launched)
+    refused = []
+
+    def start() -> None:
+        try:
+            ladder(jobs, runs)
+        except UserError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(jobs.of("ann")) == 1 and len(refused) == 3
+
+
+def test_ended_jobs_are_forgotten_in_the_end(jobs: Jobs, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT", 3)
+    monkeypatch.setattr(module, "_launch", launched)
+    for day in range(1, 6):
+        job = kept(jobs, runs, b"", id=f"{day:016}", started=f"2026-01-0{day}T00:00:00")
+        if day == 1:
+            write_json(job.folder / "process.json", {"pid": os.getpid(), "born": psutil.Process().create_time()})
+    new = ladder(jobs, runs)
+    assert [job.id for job in jobs.of("ann")] == [new.id, f"{5:016}", f"{4:016}", f"{1:016}"], "the first runs"
+
+
+def test_the_newest_run_of_a_command_is_its_run(jobs: Jobs, runs: Path) -> None:
+    job = kept(jobs, runs, b"", arguments=["--rank", "4", "--overwrite"])
+    assert jobs.run_of(job) is None
+    for place, (name, words) in enumerate(
+        {"lora-b": ["--rank", "4", "--overwrite"], "lora-c": ["--rank", "4"], "lora-a": ["--rank", "4"],
+         "lora-a.old-1": ["--rank", "4", "--overwrite"], "lora-d": ["--rank", "8"]}.items()
+    ):  # fmt: skip
+        write_json(runs / name / "config.json", {"argv": ["workbench", "lora", *words]})
+        os.utime(runs / name / "config.json", (place, place))
+    assert jobs.run_of(job) == "lora-a"
 
 
 def test_a_name_says_which_run(jobs: Jobs, runs: Path) -> None:

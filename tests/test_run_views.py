@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -351,6 +352,13 @@ def test_a_roll_back_replaces_what_came_after() -> None:
     assert (series.xs, series.ys) == ([1, 2, 3, 4], [1, 2, 3, 4])
 
 
+def test_a_roll_back_of_what_waits_for_its_mean_replaces_it() -> None:
+    series = Series(every=2)
+    for x, y in [(5, 5), (6, 6), (7, 7), (7, 70), (8, 80)]:
+        series.add(x, y)
+    assert (series.xs, series.ys) == ([6, 8], [5.5, 75])
+
+
 def test_feeds_are_shared_and_few(tmp_path: Path) -> None:
     feeds = Feeds(most=2)
     for name in ("a", "b", "c"):
@@ -389,6 +397,11 @@ def test_progress_and_time_left(tmp_path: Path) -> None:
         write_json(run.path / "checkpoints" / "checkpoint-0" / "trainer_state.json", {"max_steps": 12})
         told = progress(feed, True)
         assert told is not None and (told.total, told.seconds_left) == (12, 30.0)
+        for name, most in (("checkpoint-9", 9), ("checkpoint-10", 12), ("checkpoint-x", 7)):
+            write_json(run.path / "checkpoints" / name / "trainer_state.json", {"max_steps": most})
+        assert planned(run.path) == 12, "the newest checkpoint's"
+        shutil.rmtree(run.path / "checkpoints" / "checkpoint-10")
+        shutil.rmtree(run.path / "checkpoints" / "checkpoint-9")
         told = progress(feed, False)
         assert told is not None and told.seconds_left is None
         (run.path / "checkpoints" / "checkpoint-0" / "trainer_state.json").write_text('{"max_steps": "many"}')

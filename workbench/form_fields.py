@@ -245,9 +245,9 @@ def plain(value: Any) -> str:
 def _number(kind: type[Any], text: str) -> Any:
     try:
         number = kind(text.strip())
-    except (ValueError, OverflowError):
+        return number if math.isfinite(number) else None
+    except (ValueError, OverflowError):  # a whole number may be too great for a float
         return None
-    return number if math.isfinite(number) else None
 
 
 def _is_number(text: str) -> bool:

@@ -9,10 +9,13 @@ import os
 import re
 import secrets
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,11 +30,12 @@ State = Literal["running", "stopping", "done", "interrupted", "failed", "lost"]
 AT_ONCE = 6
 """Jobs that may run at the same time on one machine, whoever started them."""
 
-_TAIL = 64_000  # bytes of a log that are looked at
+KEPT = 200
+"""Jobs that are remembered, the latest; those that run besides."""
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 _PATIENCE = 5.0  # seconds between two of them
-_SECRETS = ("WORKBENCH_API_KEY", "HF_TOKEN")
-_CODES = re.compile(r"\x1b(?:\[[0-9;:?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")  # of a terminal
+_ASIDE = re.compile(r"\.old-\d+$")  # of a run that another has taken the place of
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Jobs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._runs: dict[str, str] = {}
+        self._lock = threading.Lock()
 
     def start(
         self,
@@ -107,7 +112,7 @@ class Jobs:
         return self._launched(job)
 
     def again(self, job: Job) -> Job:
-        """Start a job's command anew: a run that was interrupted goes on.
+        """Start a job's command anew, but without --overwrite: a run that was interrupted goes on.
 
         Raises:
             UserError: it is running, or as `start`.
@@ -118,7 +123,8 @@ class Jobs:
         if not cwd.is_dir():
             raise UserError(f"The folder {cwd}, in which it worked, is gone.")
         id = secrets.token_hex(8)
-        return self._launched(Job(**{**vars(job), "id": id, "folder": self._folder / id, "started": _now()}))
+        changed = {"id": id, "folder": self._folder / id, "started": _now(), "arguments": _kept_run(job.arguments)}
+        return self._launched(Job(**{**vars(job), **changed}))
 
     def of(self, owner: str) -> list[Job]:
         """Someone's jobs, the latest first."""
@@ -135,9 +141,11 @@ class Jobs:
                 return job
         raise UserError("This recipe was not started from here.")
 
-    def others_at_work(self, owner: str) -> int:
-        """How many jobs of others are running."""
-        return sum(job.owner != owner and is_at_work(job) for job in self._all())
+    def seen_by(self, owner: str) -> tuple[list[Job], int]:
+        """Someone's jobs, the latest first, and how many jobs of others are running."""
+        known = self._all()
+        others = sum(job.owner != owner and is_at_work(job) for job in known)
+        return [job for job in known if job.owner == owner], others
 
     def run_of(self, job: Job) -> str | None:
         """The id of the run that a job works in; None where there is none yet, or where it is not known."""
@@ -146,19 +154,27 @@ class Jobs:
         if job.name is not None:
             return job.name if (Path(job.runs) / job.name / "config.json").is_file() else None
         if job.id not in self._runs:
-            words = [job.recipe, *job.arguments]
+            words = _kept_run((job.recipe, *job.arguments))
+            found = []
             for file in Path(job.runs).glob("*/config.json"):
                 with suppress(UserError, OSError, TypeError, KeyError):
-                    if read_json(file)["argv"][1:] == words:
-                        self._runs[job.id] = file.parent.name
+                    if not _ASIDE.search(file.parent.name) and _kept_run(read_json(file)["argv"][1:]) == words:
+                        found.append((file.stat().st_mtime, file.parent.name))
+            if found:
+                self._runs[job.id] = max(found)[1]
         return self._runs.get(job.id)
 
     def _launched(self, job: Job) -> Job:
         if os.name != "posix":
             raise UserError("Recipes are started from the page on Linux and macOS only. Copy the command line.")
-        if sum(is_at_work(other) for other in self._all()) >= AT_ONCE:
-            raise UserError(f"{AT_ONCE} recipes are running on this machine. Stop one, or wait.")
-        _launch(job)
+        with self._lock:  # two visitors may start the last one at the same time
+            known = self._all()
+            if sum(is_at_work(other) for other in known) >= AT_ONCE:
+                raise UserError(f"{AT_ONCE} recipes are running on this machine. Stop one, or wait.")
+            for old in known[KEPT - 1 :]:
+                if not is_at_work(old):
+                    shutil.rmtree(old.folder, ignore_errors=True)
+            _launch(job)
         return job
 
     def _all(self) -> list[Job]:
@@ -208,7 +224,7 @@ def is_at_work(job: Job) -> bool:
 
 
 def next_signal(job: Job) -> str | None:
-    """What `stop` would send now; None so soon after the last one that it may yet be obeyed, or at the end."""
+    """What `stop` would send now, in the end always SIGKILL; None while the last one may yet be obeyed."""
     sent, when = _sent(job)
     if sent and time.time() - when < _PATIENCE:
         return None
@@ -238,23 +254,9 @@ def stop(job: Job) -> str:
     return name
 
 
-def log_tail(job: Job, lines: int = 200) -> str:
-    """The last lines of what a job says, as a terminal would be left with: no colours, one line a progress bar."""
-    try:
-        with (job.folder / "log").open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL))
-            data = file.read()
-    except FileNotFoundError:
-        return ""
-    if size > _TAIL:
-        data = data.partition(b"\n")[2]
-    text = _CODES.sub("", data.decode("utf-8", errors="replace"))
-    for name in _SECRETS:
-        if len(secret := os.environ.get(name, "")) > 3:
-            text = text.replace(secret, f"⟨{name}⟩")
-    kept = [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\r\n").split("\n")]
-    return "\n".join(kept[-lines:])
+def _kept_run(words: Iterable[str]) -> tuple[str, ...]:
+    """A command line's words, of which none moves the run aside. No value is this word: see `forms.arguments`."""
+    return tuple(word for word in words if word != "--overwrite")
 
 
 def _sent(job: Job) -> tuple[int, float]:
@@ -283,8 +285,13 @@ def _launch(job: Job) -> None:
             env={**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"},
         )
     with suppress(psutil.NoSuchProcess):  # it has ended already, and said so
-        born = psutil.Process(process.pid).create_time()
-        write_json(job.folder / "process.json", {"pid": process.pid, "born": born})
+        _write_process(job.folder, process.pid)  # the keeper does too, but it takes a moment to start
+
+
+def _write_process(folder: Path, pid: int) -> None:
+    import psutil
+
+    write_json(folder / "process.json", {"pid": pid, "born": psutil.Process(pid).create_time()})
 
 
 def _now() -> str:
@@ -295,6 +302,7 @@ def keep(folder: Path) -> None:
     """Run a job's recipe to its end, and write its exit status down. The signals are for the recipe."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # not SIG_IGN, which the recipe would inherit
+    _write_process(folder, os.getpid())  # the page may have been killed before it did
     told = read_json(folder / "job.json")
     recipe = subprocess.Popen([sys.executable, "-m", "recipes", told["recipe"], *told["arguments"]])
     status = recipe.wait()

@@ -47,10 +47,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Run.open(root, "lora", {"text": EVIL}, name="evil") as run:
         run.write_result(replace(result, outcomes=outcomes, notes=(EVIL,), task=EVIL))
         run.write_card("# A card\n" + EVIL.replace("\ud800", ""))
-    secret = root.parent / "secret"
-    secret.mkdir()
-    (secret / "run.json").write_text('{"secret": "hunter2"}', encoding="utf-8")
-    (root / "link").symlink_to(secret)
+    with Run.open(root.parent, "hunter2", {"text": "hunter2"}, name="secret") as run:
+        run.write_result(result)
+        run.write_card("# hunter2")
+    (root / "link").symlink_to(run.path)
     return root
 
 

@@ -20,6 +20,7 @@ from workbench.errors import UserError
 from workbench.form_fields import form_fields
 from workbench.forms import arguments
 from workbench.runs import Run
+from workbench.ui import recipes_desk
 from workbench.ui.recipes_desk import NOT_SWITCHED_ON, Desk
 from workbench.ui.recipes_estimate import estimated_by, what_is_estimated
 from workbench.ui.recipes_form import KINDS, NOT_FROM_A_PAGE, Recipe, form, grouped, overview, picker
@@ -156,7 +157,7 @@ def test_what_is_wrong_is_not_started(desk: Desk) -> None:
 
 
 def test_a_form_is_filled_in_from_a_run(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["workbench", "lora", "--rank", "4", "--engine=fake", "--task-args", "agreement=all"]
+    words = ["workbench", "lora", "--rank", "4", "--engine=fake", "--task-args", "agreement=all", "--overwrite"]
     monkeypatch.setattr("sys.argv", words)
     with Run.open(desk.runs, "lora", {}, name="one"):
         pass
@@ -165,7 +166,7 @@ def test_a_form_is_filled_in_from_a_run(desk: Desk, monkeypatch: pytest.MonkeyPa
         pass
     assert '<option value="one">' in desk.form(ALL["lora"]) and ">one<" not in desk.form(ALL["sft"])
     made = desk.like(ALL["lora"], "one")
-    assert "workbench lora --task-args agreement=all --engine fake --rank 4" in made and "As in one." in made
+    assert "workbench lora --task-args agreement=all --engine fake --rank 4<" in made and "As in one." in made
     for recipe, run in (("lora", "two"), ("sft", "one"), ("lora", "../x"), ("lora", "gone"), ("lora", None)):
         with pytest.raises(UserError):
             desk.like(ALL[recipe], run)
@@ -182,10 +183,26 @@ def test_estimates_are_those_of_the_same_settings(tmp_path: Path) -> None:
     assert "No estimate of cost is known" in form(ALL["doctor"], {}, [], "", what_is_estimated(ALL["doctor"], ALL))
 
 
+def test_old_estimates_are_forgotten(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes_desk, "KEPT", 1)
+    monkeypatch.setattr(desk.jobs, "start", lambda *_, **__: None)
+    folder = desk.runs / ".page" / "estimates"
+    with Run.open(folder, "ladder", {}, name="running"):
+        for place, name in enumerate(("old", "new")):
+            with Run.open(folder, "ladder", {}, name=name):
+                pass
+            os.utime(folder / name, (place, place))
+        os.utime(folder / "running", (0, 0))
+        (folder / "completions.sqlite").touch()
+        desk.estimate("ann", sent(desk, "majority_vote", {"engine": "fake", "model": "fake"}))
+        assert {path.name for path in folder.iterdir()} == {"running", "new", "completions.sqlite"}
+
+
 def test_an_estimate_is_made_by_a_process_of_its_own(desk: Desk) -> None:
     job = desk.estimate("ann", sent(desk, "majority_vote", {"engine": "fake", "model": "fake"}))
     assert job.label == "estimate of majority_vote" and job.runs is None
-    from workbench.jobs import log_tail, state_of
+    from workbench.jobs import state_of
+    from workbench.ui.recipes_log import log_tail
 
     end = time.monotonic() + 60
     while state_of(job) == "running" and time.monotonic() < end:

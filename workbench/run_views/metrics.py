@@ -42,7 +42,8 @@ class Series:
         if self.xs and x <= self.xs[-1]:
             keep = next((i for i, known in enumerate(self.xs) if known >= x), len(self.xs))
             del self.xs[keep:], self.ys[keep:]
-            self._waiting.clear()
+        while self._waiting and self._waiting[-1][0] >= x:
+            self._waiting.pop()
         self._waiting.append((x, y))
         if len(self._waiting) == self.every:
             self.xs.append(self._waiting[-1][0])
@@ -222,8 +223,12 @@ def progress(feed: Feed, running: bool) -> Progress | None:
 
 def planned(folder: Path) -> int | None:
     """Updates that a training will do, from its newest checkpoint; None where it has none (any more)."""
-    files = sorted(folder.glob("checkpoints/checkpoint-*/trainer_state.json"), key=lambda file: file.parent.name)
-    for file in files:
+    found = [
+        (int(step), file)
+        for file in folder.glob("checkpoints/checkpoint-*/trainer_state.json")
+        if (step := file.parent.name.removeprefix("checkpoint-")).isdecimal()
+    ]
+    for _, file in sorted(found, reverse=True):
         try:
             total = number(read_part(folder, file.relative_to(folder).as_posix())["max_steps"])
         except DAMAGE:

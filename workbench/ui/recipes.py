@@ -185,7 +185,8 @@ class Board:
         if not self._desk.may_start:
             return {self._chosen: chosen}  # Gradio refuses an empty dictionary
         jobs = self._desk.jobs
-        mine = jobs.of(owner)
+        mine, others = jobs.seen_by(owner)
+        states = {one.id: state_of(one) for one in mine}
         job = next((one for one in mine if one.id == chosen), None)
         now: dict[str, Any] = {
             "job": "" if job is None else job.id,
@@ -195,7 +196,7 @@ class Board:
             "again": False,
         }
         if job is not None:
-            state = state_of(job)
+            state = states[job.id]
             now |= {
                 "state": state,
                 "head": recipes_jobs.head(jobs, job, self._shell.runs),
@@ -204,8 +205,8 @@ class Board:
             }
             if state in ("running", "stopping"):
                 now["stop"] = recipes_jobs.STOPS.get(next_signal(job) or "", "Stopping …")
-        now["list"] = recipes_jobs.listing(jobs, owner, now["job"])
-        now["working"] = any(state_of(one) in ("running", "stopping") for one in mine)
+        now["list"] = recipes_jobs.listing(mine, states, others, now["job"])
+        now["working"] = any(state in ("running", "stopping") for state in states.values())
         updates: Updates = {self._chosen: now["job"], self._seen: now}
         for name, part in (("list", self._list), ("head", self._head), ("log", self._log)):
             if now[name] != seen.get(name, ""):

@@ -1,8 +1,10 @@
 """What the recipes' pane does: checks a form, fills it in from a run, starts a recipe or an estimate."""
 
 import re
+import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from workbench.errors import UserError
 from workbench.form_fields import form_fields
 from workbench.forms import arguments, from_arguments, read_form, texts
-from workbench.jobs import Job, Jobs
+from workbench.jobs import KEPT, Job, Jobs
 from workbench.run_folder import RunFolder, checked_name, list_runs
 from workbench.ui.recipes_estimate import estimated_by, what_is_estimated
 from workbench.ui.recipes_form import NOT_FROM_A_PAGE, Recipe, command, form, summary
@@ -110,7 +112,7 @@ class Desk:
         }
 
     def like(self, recipe: Recipe, run: object) -> str:
-        """The form filled in as the command line of a run was.
+        """The form filled in as the command line of a run was, but for --overwrite, which moves that run aside.
 
         Raises:
             UserError: there is no such run of the recipe, or it does not say.
@@ -150,7 +152,18 @@ class Desk:
         if found is None:
             raise UserError("No estimate of cost is known for this recipe.")
         by, config = found
+        self._forget_estimates()
         return self.jobs.start(owner, by, arguments(config), label=f"estimate of {asked.recipe.name}")
+
+    def _forget_estimates(self) -> None:
+        """Keep as many estimates as jobs, the latest."""
+        times = {}
+        for folder in (self.runs / ".page" / "estimates").glob("[!.]*"):
+            with suppress(UserError, OSError, TypeError, KeyError):
+                if RunFolder(folder).state != "running":
+                    times[folder] = folder.stat().st_mtime
+        for folder in sorted(times, key=times.__getitem__, reverse=True)[KEPT:]:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def again(self, owner: str, id: object) -> Job:
         """Start a job's command anew.
@@ -195,7 +208,7 @@ class Desk:
         return {
             field.name: shown[field.name]
             for field in form_fields(recipe.config)
-            if shown[field.name] != field.text(field.default)
+            if shown[field.name] != field.text(field.default) and field.path[-1] != "overwrite"
         }
 
 

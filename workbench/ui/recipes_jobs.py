@@ -1,10 +1,12 @@
 """What the page shows of the recipes that it started: a list, and of one its state, its run and its log."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlencode
 
-from workbench.jobs import Job, Jobs, State, exit_status, log_tail, next_signal, state_of
+from workbench.jobs import Job, Jobs, State, exit_status, next_signal, state_of
+from workbench.ui.recipes_log import log_tail
 from workbench.ui.shell import html
 
 WORDS: dict[State, str] = {
@@ -20,12 +22,11 @@ STOPS = {"SIGINT": "Stop", "SIGTERM": "Stop harder (SIGTERM)", "SIGKILL": "Kill 
 """What the button says that sends a signal."""
 
 
-def listing(jobs: Jobs, owner: str, chosen: str) -> str:
-    """The visitor's jobs, and whether others run any."""
-    mine = jobs.of(owner)
+def listing(mine: Sequence[Job], states: Mapping[str, State], others: int, chosen: str) -> str:
+    """The visitor's jobs, with their states by id, and how many others run."""
     items = []
     for job in mine[:30]:
-        state = state_of(job)
+        state = states[job.id]
         current = ' aria-current="true"' if job.id == chosen else ""
         items.append(
             f'<li><button type="button" data-act="open" data-job="{job.id}"{current}><b>{html(job.label)}</b> '
@@ -33,13 +34,13 @@ def listing(jobs: Jobs, owner: str, chosen: str) -> str:
         )
     parts = ["<h2>Started from this page</h2>"]
     parts.append(f"<ul class=recipes-jobs>{''.join(items)}</ul>" if items else "<p>Nothing yet.</p>")
-    if others := jobs.others_at_work(owner):
+    if others:
         parts.append(
             "<p>Another visitor's recipe is running.</p>"
             if others == 1
             else f"<p>{others} recipes of other visitors are running.</p>"
         )
-    working = others + sum(state_of(job) in ("running", "stopping") for job in mine)
+    working = others + sum(state in ("running", "stopping") for state in states.values())
     if working > 1:
         parts.append(f"<p>{working} recipes share this machine's cores and memory, and each is slower for it.</p>")
     parts.append("<p class=recipes-help>A recipe goes on when this page or its server is closed.</p>")
