@@ -42,7 +42,7 @@ FLAGS = ModelFlags(model="fake", engine=EngineConfig("fake"))
 
 
 class Paced(FakeEngine):
-    """Does what the question says (`long`, `ten words`, `hostile`, `fail`, `bug`, `silence`), else an indexed echo."""
+    """Does what the question says (`long`, `ten words`, `hostile`, `fail`, `bug`, `silence`), else an echo."""
 
     def __init__(self) -> None:
         super().__init__(Model("fake"))
