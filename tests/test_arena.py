@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 import recipes.dpo
 from workbench.arena import asked as asking
-from workbench.arena.asked import MOST_APART, Asked, draw_sides, drawn, played, typed
+from workbench.arena.asked import MOST_APART, Asked, draw_sides, drawn, playable, played, typed
 from workbench.arena.kept import keep, kept, pairs_file, standings, votes_file
 from workbench.arena.names import names_itself
 from workbench.arena.rounds import Match, Round
@@ -25,7 +26,7 @@ from workbench.decodes import Greedy, LabelLikelihood, Majority, Sample, Samplin
 from workbench.engines import EngineConfig
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
-from workbench.identity import system_hash
+from workbench.identity import system_hash, to_json
 from workbench.lending import Lender
 from workbench.methods.dpo import Config as DpoConfig
 from workbench.methods.lora import Config as LoraConfig
@@ -110,7 +111,7 @@ def row(left: str, right: str, vote: str = "left", **more: Any) -> dict[str, Any
 def drawn_rows(keys: list[str], rounds: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for _ in range(rounds):
-        rows.append(row(*draw_sides(keys, rows)))
+        rows.append(row(*draw_sides(list(combinations(keys, 2)), rows)))
     return rows
 
 
@@ -150,10 +151,17 @@ def test_sides_cannot_be_foretold() -> None:
     assert len({tuple(o[0] for o in orders(drawn_rows(["a", "b"], 20))) for _ in range(5)}) > 1
 
 
-def test_no_round_with_fewer_than_two() -> None:
-    for keys in ([], ["a"], ["a", "a"]):
-        with pytest.raises(UserError, match="Choose two models or more"):
-            draw_sides(keys, [])
+def test_a_pair_that_is_one_system_is_not_drawn() -> None:
+    own = System(Model("fake"), load_prompt("arithmetic"), Sample(1, 0.7))
+    twin, question = entry("Twin", system=own), typed("Why?")
+    pairs = playable([A, twin, B], question, HOW)
+    assert pairs == [(A.key, B.key), (twin.key, B.key)]
+    rows: list[dict[str, Any]] = []
+    for _ in range(20):
+        rows.append(row(*draw_sides(pairs, rows)))
+        assert {A.key, twin.key} != set(orders(rows)[-1])
+    with pytest.raises(UserError, match="Alpha One and Twin are the same System"):
+        playable([A, twin], question, HOW)
 
 
 # --- what is asked ----------------------------------------------------------------------------------
@@ -193,8 +201,6 @@ def test_a_runs_system_answers_as_it_was_made() -> None:
     [request] = engines["fake"].seen
     assert len(request.messages) == 3 and request.messages[0].content.startswith("1+1"), "its exemplars are shown"
     assert len(engines["fake:0.9"].seen[0].messages) == 1
-    with pytest.raises(UserError, match="are the same System"):
-        play(Match(), left=A, right=replace(made, system=System(Model("fake"), own, Sample(1, 0.7))))
 
 
 # --- a round ----------------------------------------------------------------------------------------
@@ -263,7 +269,10 @@ def test_what_is_no_answer_drops_the_round(question: str, said: str, tmp_path: P
 def test_stop_drops_the_round_within_a_second_and_two_do_not_run_at_once() -> None:
     match, (lender, engines) = Match(), rooms()
 
-    async def session() -> float:
+    begun = 0.0
+
+    async def session() -> None:
+        nonlocal begun
         async for _ in match.play(lender, typed("long"), A, B, HOW):
             with pytest.raises(UserError, match="A round is on its way"):
                 await anext(match.play(lender, typed("x"), A, B, HOW))
@@ -271,12 +280,11 @@ def test_stop_drops_the_round_within_a_second_and_two_do_not_run_at_once() -> No
                 await asyncio.sleep(0.01)
             begun = time.monotonic()
             match.stop()
-        return begun
 
-    begun = 0.0
     with pytest.raises(UserError, match="Stopped: the round is dropped"):
-        begun = asyncio.run(session())
-    assert all(engine.ended.wait(1) for engine in engines.values()) and time.monotonic() - begun > 0
+        asyncio.run(session())
+    assert all(engine.ended.wait(1) for engine in engines.values())
+    assert begun and time.monotonic() - begun < 1
     play(match)
 
 
@@ -313,7 +321,13 @@ def test_with_room_for_one_model_they_answer_in_turn() -> None:
         ("As smollm2-135m-instruct I cannot say.", True),
         ("SmolLM2 says 4.", True),
         ("ask MY-RUN (run: lora) about it", True),
-        ("the adapter adapter-7 answers", True),
+        ("the adapter my-run-id answers", True),
+        ("As an AI assistant named Qwen I cannot.", True),
+        ("As an AI developed by OpenAI, I cannot.", True),
+        ("A linear model fits; the adapter pattern; as a language model I can't; a reward model scores.", False),
+        ("The golden ratio, known as phi, is 1.618.", False),
+        ("A painter named Claude Monet.", False),
+        ("Android was developed by Google.", False),
         ("A llama is an animal. The gpt is a table.", False),
         ("I am Anna. Meta-analysis by Google Scholar shows it.", False),
         ("smollmish words and my-runner", False),
@@ -321,9 +335,9 @@ def test_with_room_for_one_model_they_answer_in_turn() -> None:
     ],
 )
 def test_answers_that_name_their_model(text: str, names: bool) -> None:
-    tuned = Model("smollm2-135m-instruct", adapter="/runs/x/adapter-7")
+    tuned = Model("smollm2-135m-instruct", adapter="/runs/my-run-id/adapter")
     player = Entry("k", "my-run (run: lora)", tuned, EngineConfig("fake"), "w")
-    assert names_itself(text, [player, B]) is names
+    assert names_itself(text, [player, entry("full", "/runs/another-id/model"), B]) is names
 
 
 def test_a_vote_on_such_an_answer_is_kept_and_left_out(tmp_path: Path) -> None:
@@ -332,15 +346,50 @@ def test_a_vote_on_such_an_answer_is_kept_and_left_out(tmp_path: Path) -> None:
     assert match.vote(now.id, "left", tmp_path)["names_itself"] is True
     rows = kept(tmp_path)
     assert standings(rows).votes == 0 and standings(rows).left_out == 1 and standings(rows, True).votes == 1
-    assert pairs_file(tmp_path, False)[1] == 0 and pairs_file(tmp_path, True)[1] == 1
+    assert len(pairs_file(tmp_path, False)[1]) == 0 and len(pairs_file(tmp_path, True)[1]) == 1
 
 
 # --- what the votes add up to -----------------------------------------------------------------------
 
 
+def apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each on a question of its own."""
+    return [{**one, "prompt": f"Question {number}?"} for number, one in enumerate(rows)]
+
+
+def test_a_vote_between_equal_texts_is_no_win() -> None:
+    alike = {**row("a", "b"), "left": "the same", "right": "the same"}
+    told = standings(apart([row("a", "b"), row("b", "a"), alike, alike]))
+    assert (told.votes, told.decided, told.equal) == (4, 2, 2)
+    assert [(one.wins, one.losses, one.equal, one.votes) for one in told.rows] == [(1, 1, 2, 4)] * 2
+    assert [one.strength and one.strength.value for one in told.rows] == pytest.approx([1000, 1000])
+    only = standings([alike])
+    assert only.decided == 0 and only.rows[0].strength is None and only.rows[0].wins == 0
+
+
+def test_votes_on_one_question_count_as_one_question(tmp_path: Path) -> None:
+    votes = [row("a", "b")] * 8 + [row("b", "a")] * 2
+    many, one = standings(apart(votes)), standings(votes)
+    assert one.left.low == pytest.approx(0.2065, abs=1e-3), "Wilson's of one question"
+    assert many.left.low == pytest.approx(0.7225, abs=1e-3), "Wilson's of ten"
+    assert (one.rows[0].rate.low, one.rows[0].rate.high) == (0, 1) and one.rows[0].rate.value == 0.8
+    assert one.rows[0].strength and math.isinf(one.rows[0].strength.low) and math.isinf(one.rows[0].strength.high)
+    assert many.rows[0].strength and many.rows[0].strength.low == pytest.approx(1000)
+    for number, vote in enumerate(votes):
+        keep(tmp_path, {**vote, "prompt": f"Question {number // 3}?", "vote": ["left", "right"][number % 4 == 0]})
+    _, _, bias = read_votes(votes_file(tmp_path))
+    assert to_json(standings(kept(tmp_path)).left) == bias["first_preferred"]
+
+
+def test_a_row_that_pools_systems_says_so() -> None:
+    other = row("a", "b")
+    other["left_system"] = {**other["left_system"], "hash": "another"}
+    assert {one.key: one.systems for one in standings([row("a", "b"), other]).rows} == {"a": 2, "b": 1}
+
+
 def test_standings_by_hand() -> None:
-    rows = [row("a", "b"), row("b", "a", "right"), row("a", "b", "right"), row("a", "b", "tie"),
-            row("b", "a", "both bad"), row("a", "b", "left", names_itself=True)]  # fmt: skip
+    rows = apart([row("a", "b"), row("b", "a", "right"), row("a", "b", "right"), row("a", "b", "tie"),
+                  row("b", "a", "both bad"), row("a", "b", "left", names_itself=True)])  # fmt: skip
     told = standings(rows)
     first, second = told.rows
     assert (first.label, first.wins, first.losses, first.ties, first.both_bad, first.votes) == ("A", 2, 1, 1, 1, 5)
@@ -354,7 +403,7 @@ def test_standings_by_hand() -> None:
 
 def test_standings_that_cannot_be_told_yet() -> None:
     assert standings([]).rows == ()
-    won = standings([row("a", "b")] * 9)
+    won = standings(apart([row("a", "b")] * 9))
     assert [one.strength for one in won.rows] == [None, None]
     assert won.rows[0].rate.low == pytest.approx(0.7008, abs=1e-3) and won.left.value == 1.0
     only_bad = standings([row("a", "b", "left"), row("a", "b", "right"), row("a", "c", "both bad")])
@@ -367,7 +416,11 @@ def test_a_torn_line_costs_one_vote(tmp_path: Path) -> None:
     file = votes_file(tmp_path)
     file.write_bytes(file.read_bytes()[:-20])
     keep(tmp_path, row("b", "a"))
+    for damaged in ({"left": None}, {"vote": "up"}, {"left_system": "a"}):
+        keep(tmp_path, {**row("a", "b"), **damaged})
     assert orders(kept(tmp_path)) == [("a", "b"), ("b", "a")]
+    file, pairs = pairs_file(tmp_path, False)
+    assert [pair.chosen for pair in read_pairs(file)] == [pair.chosen for pair in pairs] == ["a says", "b says"]
 
 
 def test_the_votes_become_pairs_that_dpo_learns_from(
@@ -383,10 +436,10 @@ def test_the_votes_become_pairs_that_dpo_learns_from(
     says = {base: f"  {base}\n\tsays <b>Question 0?</b> " for base in ("fake", "fake:0.9")}
     assert (pairs[0].chosen, pairs[0].rejected) == (says["fake"], says["fake:0.9"])
     assert pairs[1].chosen.startswith("  fake:0.9\n")
-    file, count = pairs_file(home, False)
-    assert count == 0, "each names its base"
-    file, count = pairs_file(home, True)
-    assert count == 4 and [(p.chosen, p.rejected) for p in read_pairs(file)] == [
+    file, found = pairs_file(home, False)
+    assert not found, "each names its base"
+    file, found = pairs_file(home, True)
+    assert len(found) == 4 and [(p.chosen, p.rejected) for p in read_pairs(file)] == [
         (p.chosen, p.rejected) for p in pairs
     ]
     setup = Setup(

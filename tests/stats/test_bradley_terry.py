@@ -125,3 +125,20 @@ def test_games_that_cannot_be() -> None:
     for game in ((0, 2, 1.0), (-1, 0, 1.0), (0, 1, 1.5), (0, 0, 0.5)):
         with pytest.raises(UserError):
             bradley_terry(2, [game])
+    with pytest.raises(UserError, match="one of each a game"):
+        bradley_terry(2, record([[0, 2], [1, 0]]), ["one"])
+
+
+def test_games_of_one_group_are_drawn_together() -> None:
+    """Each game five times in its group is as the games alone; a group alone, and groups alike, give no bound."""
+    games = record([[0, 12], [8, 0]])
+    alone, grouped = bradley_terry(2, games), bradley_terry(2, games * 5, [*range(20)] * 5)
+    assert alone and grouped
+    for one, other in zip(alone, grouped, strict=True):
+        assert (other.value, other.low, other.high) == pytest.approx((one.value, one.low, one.high), abs=1e-6)
+    many = bradley_terry(2, games * 5)
+    assert many and grouped[0].high - grouped[0].low > 1.8 * (many[0].high - many[0].low)
+    split = record([[0, 1], [1, 0]])
+    for groups in (["one"] * 6, ["one", "one", "two", "two", "three", "three"]):
+        told = bradley_terry(2, split * 3, groups)
+        assert told and [(one.value, one.low, one.high) for one in told] == [(1000, -math.inf, math.inf)] * 2

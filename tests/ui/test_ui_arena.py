@@ -46,7 +46,7 @@ def test_numbers_are_checked() -> None:
     assert settings(0.5, 16.0) == Sampling(temperature=0.5, max_tokens=16)
     for temperature, longest in (
         (float("nan"), 16), (-1, 16), (None, 16), ("1", 16), (1, None), (1, 0), (1, 1.5), (1, 10**9),
-        (1, float("nan")), (1, float("inf")),
+        (1, float("nan")), (1, float("inf")), (True, 16), (1, True),
     ):  # fmt: skip
         with pytest.raises(UserError, match=r"temperature|max_tokens"):
             settings(temperature, longest)
@@ -55,9 +55,10 @@ def test_numbers_are_checked() -> None:
 def test_an_address_is_checked(catalogue: Catalogue) -> None:
     keys = [entry.key for entry in catalogue.entries()]
     assert opened(catalogue, {}) == (keys[:2], "my own")
-    wanted = {"players": f"{keys[2]},<b>,{keys[0]}", "task": "gsm8k"}
+    wanted = {"tab": "arena", "players": f"{keys[2]},<b>,{keys[0]}", "task": "gsm8k"}
     assert opened(catalogue, wanted) == ([keys[0], keys[2]], "gsm8k")
-    assert opened(catalogue, {"players": keys[2], "task": "../x.yaml"}) == (keys[:2], "my own")
+    assert opened(catalogue, {**wanted, "tab": "compare"}) == (keys[:2], "my own"), "another pane's state"
+    assert opened(catalogue, {"tab": "arena", "players": keys[2], "task": "../x.yaml"}) == (keys[:2], "my own")
 
 
 def row(left: str, right: str, vote: str = "left", **more: Any) -> dict[str, Any]:
@@ -79,24 +80,34 @@ def test_standings_as_a_table() -> None:
     assert "No vote is counted yet." in view.standings(standings([]))
     named = view.standings(standings([row("a", "b", names_itself=True)]))
     assert "1 left out: an answer named its model." in named
-    shown = view.standings(standings([row("a", "b"), row("b", "a"), row("a", "b"), row("a", "b", "tie")]))
+    votes = [row("a", "b"), row("b", "a"), row("a", "b"), row("a", "b", "tie")]
+    shown = view.standings(standings([{**vote, "prompt": str(number)} for number, vote in enumerate(votes)]))
     assert "4 votes counted. The left answer won 100 % (44 – 100) of 3" in shown
     assert '<th scope="row">a</th><td class="number">1044 (' in shown
     assert '<td class="number">67 % (21 – 94)</td><td class="number">4</td>' in shown
-    assert "cannot be told yet" in view.standings(standings([row("a", "b")]))
+    assert "cannot be told while" not in shown and "Systems)" not in shown
+    untold = view.standings(standings([row("a", "b")]))
+    assert "cannot be told yet" in untold and "no finite strength fits best" in untold
+    alike = {**row("a", "b"), "right": "l"}
+    alike["left_system"] = {**alike["left_system"], "hash": "1" * 16}
+    shown = view.standings(standings([row("a", "b"), alike]))
+    assert "2 votes counted, 1 of them for a side of two equal texts" in shown and "of 1;" in shown
+    assert '<th scope="row">a (2 Systems)</th>' in shown and '<th scope="row">b</th>' in shown
 
 
 def test_the_command_line_is_there_when_there_are_pairs(tmp_path: Path, catalogue: Catalogue) -> None:
     home = tmp_path / "a b"
-    assert training(home, False, None) == ""
+    assert training(home, False, None) == ("", "")
     keep(home, row("a", "b", "tie"))
     keep(home, row("a", "b", names_itself=True))
-    assert training(home, False, None) == ""
-    assert training(home, True, None) == f"workbench dpo --pairs '{home.resolve()}/pairs.jsonl'"
-    assert training(home, True, catalogue.entries()[0]).endswith("--model fake")
+    assert training(home, False, None) == ("", "")
+    assert training(home, True, None) == (f"workbench dpo --pairs '{home.resolve()}/pairs.jsonl'", "")
+    assert training(home, True, catalogue.entries()[0])[0].endswith("--model fake")
+    keep(home, row("a", "b", task="gsm8k"))
+    said = "These pairs are questions of the dev split of gsm8k: measure on test, not dev."
+    assert training(home, False, None)[1] == said
     votes_file(home).write_text('{"vote": 3}\n')
-    with pytest.raises(UserError, match=r"votes\.jsonl, row 1"):
-        training(home, True, None)
+    assert training(home, True, None) == ("", "")
 
 
 def test_paths_are_for_this_machine_only() -> None:
@@ -249,3 +260,14 @@ def test_a_vote_is_the_servers_but_for_its_word(player: Player, address: str, ru
 def test_what_is_refused_is_said(player: Player, values: dict[str, Any], said: str) -> None:
     _, _, line = player.round(**values)
     assert said in line and "class=problem" in line
+
+
+def test_what_is_refused_leaves_the_open_round(player: Player) -> None:
+    _, id, _ = player.round()
+    for refused in ({"arena-own": " "}, {"arena-players": []}, {"arena-temperature": None}):
+        answers, round, line = player.round(**refused)
+        assert "class=problem" in line
+        for kept in (answers, round):  # an update without a value: nothing is taken away
+            assert kept["__type__"] == "update" and '"value"' not in json.dumps(kept)
+    shown, _, said = player.vote("left", id)
+    assert "Vote kept" in said and "arena-name" in shown

@@ -82,8 +82,8 @@ def test_ten_votes_by_keys_their_standings_and_their_export(page: Any, address: 
     assert counts["votes"] == 10 and counts["ties"] == 1 and counts["votes against both"] == 1
     exported = read_pairs(saved(page, "#arena-save-pairs", tmp_path))
     assert [(p.chosen, p.rejected) for p in exported] == [(p.chosen, p.rejected) for p in pairs]
-    left = round(100 * bias["first_preferred"]["value"]) if bias["pairs"] == 8 else None
-    assert left is None or f"The left answer won {left} %" in page.locator("#arena-standings").inner_text()
+    left = f"The left answer won {100 * bias['first_preferred']['value']:.0f} %"
+    assert f"{left} " in page.locator("#arena-standings").inner_text()
 
     command = page.locator("#arena-command textarea").input_value()
     found = re.fullmatch(r"workbench dpo --pairs (\S+)", command)
@@ -148,6 +148,9 @@ def test_narrow_screens_and_axe(browser: Any, address: str, scheme: Any, width: 
     opened(page, address)
 
     def serious() -> list[str]:
+        # A button that is being switched on is, on its way, in neither state's colours.
+        page.evaluate("""() => Promise.allSettled(document.getAnimations()
+            .filter((one) => one instanceof CSSTransition).map((one) => one.finished)).then(() => null)""")
         found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
         return [
             f"{one['id']}: {node['html'][:160]}"

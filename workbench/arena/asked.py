@@ -83,22 +83,33 @@ def _loaded(task: str) -> Task:
     return load_task(task)
 
 
-def draw_sides(keys: Sequence[str], rows: Iterable[dict[str, Any]]) -> tuple[str, str]:
+def playable(players: Sequence[Entry], asked: Asked, sampling: Sampling) -> list[tuple[str, str]]:
+    """The pairs of keys whose players are not the same System for a question.
+
+    Raises:
+        UserError: there is none.
+    """
+    systems = {entry.key: played(entry, asked, sampling) for entry in players}
+    pairs = [(one, other) for one, other in combinations(systems, 2) if systems[one] != systems[other]]
+    if not pairs:
+        labels = " and ".join(entry.label for entry in players)
+        raise UserError(
+            f"To this question {labels} are the same System: what sets them apart is not used for it. Choose "
+            "others, or questions of the task that they were made for."
+        )
+    return pairs
+
+
+def draw_sides(pairs: Sequence[tuple[str, str]], rows: Iterable[dict[str, Any]]) -> tuple[str, str]:
     """Who plays, as (left, right): a pair of those that were voted on least, in a fair coin's order.
 
     The coin is not asked where a pair's orders are `MOST_APART` already.
 
     Args:
-        keys: of the players, two or more.
+        pairs: of keys of players, one or more.
         rows: the visitor's votes.
-
-    Raises:
-        UserError: there are fewer than two players.
     """
-    if len(set(keys)) < 2:
-        raise UserError("Choose two models or more.")
     stood = Counter((row["left_system"]["key"], row["right_system"]["key"]) for row in rows)
-    pairs = list(combinations(dict.fromkeys(keys), 2))
     met = {pair: stood[pair] + stood[pair[::-1]] for pair in pairs}
     one, other = _DRAW.choice([pair for pair in pairs if met[pair] == min(met.values())])
     lead = stood[one, other] - stood[other, one]

@@ -7,15 +7,16 @@ model (`names_itself`).
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError
 from workbench.files import append_line, json_bytes
-from workbench.preferring.pairs import write_pairs
-from workbench.preferring.votes import read_votes
+from workbench.preferring.bias import share
+from workbench.preferring.pairs import Pair, write_pairs
+from workbench.preferring.votes import vote_pair
 from workbench.types import Interval
 
 Row = dict[str, Any]
@@ -60,28 +61,29 @@ def kept(home: Path) -> list[Row]:
     for line in lines:
         try:
             row = json.loads(line)
-            if row["left_system"]["key"] and row["right_system"]["key"]:
+            vote_pair("", 0, row)
+            if all(row[f"{side}_system"][name] for side in _SIDES for name in ("key", "label", "hash")):
                 rows.append(row)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return rows
 
 
-def pairs_file(home: Path, named: bool) -> tuple[Path, int]:
-    """The file of the votes as preference pairs, made anew, and how many it has; `workbench dpo --pairs` reads it.
+def pairs_file(home: Path, named: bool) -> tuple[Path, list[Pair]]:
+    """The file of the votes as preference pairs, made anew, and the pairs; `workbench dpo --pairs` reads it.
 
     Args:
         home: the visitor's folder.
         named: take votes on answers that name their model too.
 
     Raises:
-        UserError: there is no vote, a row is damaged, or the file cannot be written.
+        UserError: the file cannot be written.
     """
-    found, _, _ = read_votes(votes_file(home))
-    pairs = [pair for pair in found if named or not pair.source.get("names_itself")]
+    found = [vote_pair("", 0, row) for row in kept(home) if named or not row.get("names_itself")]
+    pairs = [pair for pair in found if pair]
     file = home / "pairs.jsonl"
     write_pairs(file, pairs)
-    return file, len(pairs)
+    return file, pairs
 
 
 @dataclass(frozen=True)
@@ -90,25 +92,29 @@ class Standing:
 
     Attributes:
         key, label: which, as in the catalogue.
+        systems: as how many Systems it answered: with another prompt, temperature or length it is another one.
         wins, losses, ties, both_bad: votes.
-        rate: wins among the votes for a side, ties and both bad left out, with Wilson's interval.
-        strength: Bradley-Terry on the Elo scale with its bootstrap interval, a tie as half a win each; None where
-            the votes cannot tell yet.
+        equal: votes for a side between two equal texts, which say nothing.
+        rate: wins among wins and losses, with its interval over questions.
+        strength: Bradley-Terry on the Elo scale with its bootstrap interval over questions, a tie as half a win
+            each; None where the votes cannot tell yet.
     """
 
     key: str
     label: str
+    systems: int
     wins: int
     losses: int
     ties: int
     both_bad: int
+    equal: int
     rate: Interval
     strength: Interval | None
 
     @property
     def votes(self) -> int:
         """All in which it took part."""
-        return self.wins + self.losses + self.ties + self.both_bad
+        return self.wins + self.losses + self.ties + self.both_bad + self.equal
 
 
 @dataclass(frozen=True)
@@ -119,8 +125,10 @@ class Standings:
         rows: the strongest first; where that is not told, the one with the highest win rate.
         votes: how many are counted.
         left_out: votes on answers that named their model, if they are not counted.
-        left: share of the left side among votes for a side, with Wilson's interval: 0.5 is no position bias.
-        decided: votes for a side.
+        left: share of the left side among decided votes, with its interval over questions: 0.5 is no position
+            bias.
+        decided: votes for a side, of two texts that differ.
+        equal: votes for a side between two equal texts: in no rate, and in no strength.
     """
 
     rows: tuple[Standing, ...]
@@ -128,59 +136,79 @@ class Standings:
     left_out: int
     left: Interval
     decided: int
+    equal: int
 
 
 def standings(rows: Sequence[Row], named: bool = False) -> Standings:
-    """What votes add up to.
+    """What votes add up to. Votes on one question are not independent, so that intervals are over questions.
 
     Args:
         rows: votes.
         named: count votes on answers that name their model too.
     """
-    from workbench.stats import bradley_terry, wilson_interval
+    from workbench.stats import bradley_terry
 
     counted = [row for row in rows if named or not row.get("names_itself")]
     labels = {row[f"{side}_system"]["key"]: row[f"{side}_system"]["label"] for row in counted for side in _SIDES}
     place = {key: number for number, key in enumerate(labels)}
+    played = [row for row in counted if _ending(row) in _POINTS]
     games = [
         (place[row["left_system"]["key"]], place[row["right_system"]["key"]], _POINTS[row["vote"]])
-        for row in counted
-        if row["vote"] in _POINTS
+        for row in played
     ]
     # Who has been in no such vote is not among those who are compared.
     met = sorted({player for *pair, _ in games for player in pair})
     strengths = bradley_terry(
-        len(met), [(met.index(left), met.index(right), points) for left, right, points in games]
+        len(met),
+        [(met.index(left), met.index(right), points) for left, right, points in games],
+        [_question(row) for row in played],
     )
     strength = dict(zip(met, strengths or [], strict=False))
-    tally = _tally(counted)
-    told = [
-        Standing(
-            key,
-            labels[key],
-            one["won"],
-            one["lost"],
-            one["tie"],
-            one["both bad"],
-            wilson_interval(one["won"], one["won"] + one["lost"]),
-            strength.get(place[key]),
-        )
-        for key, one in tally.items()
-    ]
+    told = [_standing(counted, key, labels[key], strength.get(place[key])) for key in labels]
     told.sort(key=lambda one: (-(one.strength.value if one.strength else 0.0), -one.rate.value, one.label))
-    left, right = (sum(row["vote"] == side for row in counted) for side in _SIDES)
-    share = wilson_interval(left, left + right)
-    return Standings(tuple(told), len(counted), len(rows) - len(counted), share, left + right)
+    left, decided = _share(counted, lambda row: "left")
+    equal = sum(_ending(row) == "equal" for row in counted)
+    return Standings(tuple(told), len(counted), len(rows) - len(counted), left, decided, equal)
 
 
 _SIDES = ("left", "right")
 
 
-def _tally(rows: Iterable[Row]) -> dict[str, Counter[str]]:
-    """Of each key: how many votes it won, lost, and how many were a tie or both bad."""
-    tally: dict[str, Counter[str]] = {}
-    for row in rows:
-        for side in _SIDES:
-            ending = row["vote"] if row["vote"] not in _SIDES else "won" if row["vote"] == side else "lost"
-            tally.setdefault(row[f"{side}_system"]["key"], Counter())[ending] += 1
-    return tally
+def _standing(counted: Sequence[Row], key: str, label: str, strength: Interval | None) -> Standing:
+    """One model's, of all votes that are counted."""
+    own = [(row, side) for row in counted for side in _SIDES if row[f"{side}_system"]["key"] == key]
+    endings = Counter("won" if _ending(row) == side else _ending(row) for row, side in own)
+    rate, _ = _share([row for row, _ in own], lambda row: _side_of(row, key))
+    return Standing(
+        key,
+        label,
+        len({row[f"{side}_system"]["hash"] for row, side in own}),
+        endings["won"],
+        endings["left"] + endings["right"],
+        endings["tie"],
+        endings["both bad"],
+        endings["equal"],
+        rate,
+        strength,
+    )
+
+
+def _side_of(row: Row, key: str) -> str:
+    return "left" if row["left_system"]["key"] == key else "right"
+
+
+def _ending(row: Row) -> str:
+    """The vote; `equal` where it is for a side and both texts are the same."""
+    return "equal" if row["vote"] in _SIDES and row["left"] == row["right"] else str(row["vote"])
+
+
+def _question(row: Row) -> str:
+    """What was asked, equal where a pair's `group` is."""
+    return json.dumps(row["prompt"])
+
+
+def _share(rows: Iterable[Row], side: Callable[[Row], str]) -> tuple[Interval, int]:
+    """(share of the decided votes that are for a side, how many are decided)."""
+    decided = [row for row in rows if _ending(row) in _SIDES]
+    hits = [float(row["vote"] == side(row)) for row in decided]
+    return share(hits, [_question(row) for row in decided]), len(decided)

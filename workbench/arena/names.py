@@ -24,9 +24,13 @@ def _one_of(words: Iterable[str]) -> str:
     return rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?:[-\d]\S*)?(?!\w)"
 
 
+_SPEAKER = "AI|assistant|chatbot|language model"
+# Of the speaker alone: Claude Monet, the golden ratio phi and what Google has built are no model's own name.
 _SELF = re.compile(
-    rf"\b(?:I am|I['’]m|my name is|named|called|known as)\b[^.!?\n]{{0,80}}?{_one_of(FAMILIES)}"
-    rf"|\b(?:made|created|trained|developed|built|designed) by\b[^.!?\n]{{0,40}}?{_one_of(MAKERS)}",
+    rf"\b(?:I am|I['’]m|my name is|call me|(?:I was|{_SPEAKER}) (?:named|called|known as))\b"
+    rf"[^.!?\n]{{0,80}}?{_one_of(FAMILIES)}"
+    rf"|\b(?:I|me|{_SPEAKER})\b[^.!?\n]{{0,80}}?\b(?:made|created|trained|developed|built|designed) by\b"
+    rf"[^.!?\n]{{0,40}}?{_one_of(MAKERS)}",
     re.IGNORECASE,
 )
 
@@ -45,10 +49,16 @@ def names_itself(text: str, players: Iterable[Entry]) -> bool:
 
 def _names(entry: Entry) -> set[str]:
     """The label, the base with and without its owner or folder, the adapter's folder, the base's family."""
-    base = PurePosixPath(entry.model.base).name
+    base = _own_name(entry.model.base)
     adapter = getattr(entry.model, "adapter", None)
     family = re.match(r"[a-z]+", base.lower())
-    names = {entry.label, entry.model.base, base, PurePosixPath(adapter).name if adapter else base}
+    names = {entry.label, entry.model.base, base, _own_name(adapter) if adapter else base}
     if family and family[0] in FAMILIES:
         names.add(family[0])
     return {name for name in names if len(name) > 2}
+
+
+def _own_name(path: str) -> str:
+    """A path's last part; of weights that a run made, in runs/<id>/adapter, the run's id."""
+    last = PurePosixPath(path)
+    return last.parent.name if last.name in ("adapter", "model", "reward_model") else last.name

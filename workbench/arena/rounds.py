@@ -96,6 +96,15 @@ class Match:
         for talk in self._talks:
             talk.stop()
 
+    def check_free(self) -> None:
+        """That a round can begin.
+
+        Raises:
+            UserError: one is on its way.
+        """
+        if self._running:
+            raise UserError("A round is on its way. Stop it, or wait.")
+
     async def play(
         self, lender: Lender, asked: Asked, left: Entry, right: Entry, sampling: Sampling
     ) -> AsyncGenerator[float | Round, None]:
@@ -111,16 +120,10 @@ class Match:
             sampling: how, for a model that is no run's System.
 
         Raises:
-            UserError: a round is on its way already, both would be the same System, or the round is dropped: an
-                answer failed, was stopped, or has no text.
+            UserError: a round is on its way already, or the round is dropped: an answer failed, was stopped, or
+                has no text.
         """
-        if self._running:
-            raise UserError("A round is on its way. Stop it, or wait.")
-        if played(left, asked, sampling) == played(right, asked, sampling):
-            raise UserError(
-                f"To this question {left.label} and {right.label} are the same System: what sets them apart is "
-                "not used for it. Choose others, or questions of the task that they were made for."
-            )
+        self.check_free()
         self._running, self._stopped, self._round = True, False, None
         self._talks = [Talk(), Talk()]
         started = time.monotonic()

@@ -1,7 +1,7 @@
 """Strengths from paired comparisons (Bradley & Terry 1952, Biometrika 39), with intervals over the votes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ _STEP = 2.0  # nats that a strength moves in one step of Newton's method at most
 def bradley_terry(
     players: int,
     games: Sequence[tuple[int, int, float]],
+    groups: Sequence[Hashable] | None = None,
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
@@ -36,20 +37,24 @@ def bradley_terry(
     The likelihood has its maximum at finite strengths only where every player can be reached from every other by
     a chain of wins (Ford 1957). Where that does not hold, as where one has won all, nothing is told. The same
     may happen in a resample: who has only beaten others in it counts as infinitely strong there, who was only
-    beaten as infinitely weak, and of anybody else it says nothing, so that a bound may be infinite.
+    beaten as infinitely weak, and of anybody else it says nothing, so that a bound may be infinite. So it
+    is where all resamples say the same, as those of one group do.
 
     Args:
         players: how many; they are numbered from 0.
         games: (first, second, what the first got of it: 1, 0.5 or 0), one a vote.
+        groups: of the games, as the question that each was about: those of one group are not independent, and
+            are drawn together. None: each is drawn alone.
         confidence: of the percentile intervals.
-        resamples: bootstrap draws of whole votes.
+        resamples: bootstrap draws of whole groups.
         seed: fixes them.
 
     Returns:
         An interval a player; None where the votes cannot tell yet.
 
     Raises:
-        UserError: a game has a player who does not exist or is both sides, or a score out of [0, 1].
+        UserError: a game has a player who does not exist or is both sides, or a score out of [0, 1]; or there
+            is not one group a game.
     """
     check_probability("confidence", confidence)
     check_range("resamples", resamples, 1, 10**6)
@@ -59,8 +64,12 @@ def bradley_terry(
         check_range("a game's score", score, 0, 1)
         if first == second:
             raise UserError(f"Player {first} is on both sides of a game.")
+    if groups is not None and len(groups) != len(games):
+        raise UserError(f"There are {len(games)} games and {len(groups)} groups: one of each a game is needed.")
     if players < 2 or not games:
         return None
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups or range(len(games))))}
+    group_G = np.array([numbers[group] for group in groups or range(len(games))])
     first_G, second_G = (np.array([game[side] for game in games]) for side in (0, 1))
     score_G = np.array([game[2] for game in games], dtype=np.float64)
 
@@ -77,12 +86,15 @@ def bradley_terry(
         return None
     value_N = _fit(whole)[0]
     rng = np.random.default_rng(seed)
-    counts_RG = rng.multinomial(len(games), np.full(len(games), 1 / len(games)), size=resamples)
-    lows_RN, highs_RN = _bounds(wins(counts_RG.astype(np.float64)))
+    drawn_RQ = rng.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size=resamples)
+    lows_RN, highs_RN = _bounds(wins(drawn_RQ[:, group_G].astype(np.float64)))
     tail = (1 - confidence) / 2
     # Without interpolation, which has no middle between a number and infinity.
     low_N = np.quantile(lows_RN, tail, axis=0, method="inverted_cdf")
     high_N = np.quantile(highs_RN, 1 - tail, axis=0, method="inverted_cdf")
+    # Where every draw says the same, as of one group, the bootstrap knows no bound.
+    same_N = np.isclose(low_N, high_N, rtol=0, atol=1e-6) & np.isfinite(low_N)
+    low_N, high_N = np.where(same_N, -np.inf, low_N), np.where(same_N, np.inf, high_N)
     told_N3 = MEAN + ELO * np.stack([value_N, np.minimum(low_N, value_N), np.maximum(high_N, value_N)], axis=1)
     return [Interval(value, low, high, confidence, "bootstrap") for value, low, high in told_N3.tolist()]
 

@@ -16,12 +16,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from workbench.arena.asked import Asked, draw_sides, drawn, offered, typed
+from workbench.arena.asked import Asked, draw_sides, drawn, offered, playable, typed
 from workbench.arena.kept import kept, pairs_file, standings, votes_file
 from workbench.arena.rounds import Match, Round
 from workbench.catalogue import Catalogue, Entry
 from workbench.decodes import Sampling
 from workbench.errors import UserError
+from workbench.preferring.pairs import Pair
 from workbench.types import Model
 from workbench.ui import arena_view as view
 from workbench.ui.access import is_loopback
@@ -57,13 +58,14 @@ def settings(temperature: object, longest: object) -> Sampling:
     Raises:
         UserError: a number is missing, or out of its range.
     """
-    if not isinstance(temperature, (int, float)) or not isinstance(longest, (int, float)) or longest % 1:
+    numbers = [number for number in (temperature, longest) if isinstance(number, (int, float))]
+    if len(numbers) < 2 or any(isinstance(number, bool) for number in numbers) or numbers[1] % 1:
         raise UserError("The temperature must be a number, and the longest answer a whole number of tokens.")
-    return Sampling(temperature=float(temperature), max_tokens=int(longest))
+    return Sampling(temperature=float(numbers[0]), max_tokens=int(numbers[1]))
 
 
-def training(home: Path, named: bool, entry: Entry | None) -> str:
-    """The command line that trains on the votes; empty where they give no pair.
+def training(home: Path, named: bool, entry: Entry | None) -> tuple[str, str]:
+    """The command line that trains on the votes and what to mind; both empty where they give no pair.
 
     Args:
         home: the visitor's folder.
@@ -71,12 +73,20 @@ def training(home: Path, named: bool, entry: Entry | None) -> str:
         entry: whose model is to learn; None leaves it to the recipe.
     """
     if not votes_file(home).is_file():
-        return ""
-    file, count = pairs_file(home, named)
-    if not count:
-        return ""
+        return "", ""
+    file, pairs = pairs_file(home, named)
+    if not pairs:
+        return "", ""
     model = [] if entry is None else ["--model", entry.model.base]
-    return shlex.join(["workbench", "dpo", "--pairs", str(file.resolve()), *model])
+    return shlex.join(["workbench", "dpo", "--pairs", str(file.resolve()), *model]), seen_in_dev(pairs)
+
+
+def seen_in_dev(pairs: Sequence[Pair]) -> str:
+    """What whoever trains on pairs of a task must mind; empty where all questions were typed."""
+    tasks = sorted({str(pair.source["task"]) for pair in pairs if pair.source.get("task")})
+    if not tasks:
+        return ""
+    return f"These pairs are questions of the dev split of {' and '.join(tasks)}: measure on test, not dev."
 
 
 def download(name: str, data: bytes) -> str:
@@ -92,6 +102,7 @@ def is_local(request: Any) -> bool:
 
 def opened(catalogue: Catalogue, fields: Mapping[str, str]) -> tuple[list[str], str]:
     """(players' keys, source of questions) that an address asks for; what is unknown in it is left out."""
+    fields = fields if fields.get("tab") == "arena" else {}  # else the address tells another pane's state
     known = [entry.key for entry in catalogue.entries()]
     wanted = [key for key in known if key in fields.get("players", "").split(",")]
     task = fields.get("task", "")
@@ -115,7 +126,8 @@ class _Pane(Controls):
         if local:
             command, place = "", f"All your votes are in {votes_file(home).resolve()}"
             try:
-                command = training(home, named, self._learner(keys))
+                command, mind = training(home, named, self._learner(keys))
+                place = f"{mind} {place}".strip()
             except UserError as error:
                 place = str(error)
             shown[self.command] = gr.Textbox(value=command, visible=bool(command))
@@ -130,12 +142,26 @@ class _Pane(Controls):
                 return entry
         return None
 
+    def prepared(
+        self, keys: object, source: object, own: object, how: Sampling, home: Path
+    ) -> tuple[Asked, Entry, Entry]:
+        """The question, and who answers it as (left, right). Blocks.
+
+        Raises:
+            UserError: what the browser asks for cannot be played.
+        """
+        chosen, rows = players(self.shell.catalogue, keys), kept(home)
+        if isinstance(own, str) and len(own) > MAX_TEXT:
+            raise UserError(f"The question has {len(own):,} characters; {MAX_TEXT:,} can be asked.")
+        question = typed(own) if source == OWN else drawn(source, rows)
+        sides = draw_sides(playable(chosen, question, how), rows)
+        by_key = {entry.key: entry for entry in chosen}
+        return question, by_key[sides[0]], by_key[sides[1]]
+
     async def play(
-        self, chosen: Sequence[Entry], question: Asked, match: Match, home: Path, how: Sampling
+        self, question: Asked, left: Entry, right: Entry, match: Match, how: Sampling
     ) -> AsyncGenerator[Updates, None]:
         """A round from its start to where it can be voted on."""
-        keys = draw_sides([entry.key for entry in chosen], kept(home))
-        left, right = (self.shell.catalogue.find(key) for key in keys)
         async with aclosing(match.play(self.shell.lender, question, left, right, how)) as states:
             async for now in states:
                 if isinstance(now, Round):
@@ -167,10 +193,13 @@ def _connect_rounds(pane: _Pane) -> None:
     ) -> AsyncIterator[Updates]:
         home = shell.home(request)
         try:
-            chosen, how = players(shell.catalogue, keys), settings(temperature, longest)
-            if isinstance(own, str) and len(own) > MAX_TEXT:
-                raise UserError(f"The question has {len(own):,} characters; {MAX_TEXT:,} can be asked.")
-            question = typed(own) if source == OWN else await asyncio.to_thread(drawn, source, kept(home))
+            match.check_free()
+            how = settings(temperature, longest)
+            question, left, right = await asyncio.to_thread(pane.prepared, keys, source, own, how, home)
+        except Exception as error:  # a round that is open stays open
+            yield pane.told(_problem(error), problem=True)
+            return
+        try:
             yield {
                 pane.question: view.question(question),
                 pane.answers: view.answers("…", "…"),
@@ -178,7 +207,7 @@ def _connect_rounds(pane: _Pane) -> None:
                 **pane.told("Both models are answering."),
                 **pane.buttons(running=True),
             }
-            async with aclosing(pane.play(chosen, question, match, home, how)) as states:
+            async with aclosing(pane.play(question, left, right, match, how)) as states:
                 async for updates in states:
                     yield updates
         except Exception as error:
@@ -256,8 +285,12 @@ def _connect_rest(pane: _Pane) -> None:
             try:
                 if not votes_file(home).is_file():
                     raise UserError("There is no vote yet.")
-                file = votes_file(home) if name == "votes.jsonl" else pairs_file(home, bool(named))[0]
-                return {pane.file: download(name, file.read_bytes()), **pane.told(f"{name} is saved.")}
+                file, mind = votes_file(home), ""
+                if name == "pairs.jsonl":
+                    file, pairs = pairs_file(home, bool(named))
+                    mind = seen_in_dev(pairs)
+                done = f"{name} is saved. {mind}".strip()
+                return {pane.file: download(name, file.read_bytes()), **pane.told(done)}
             except Exception as error:
                 return {pane.file: "", **pane.told(_problem(error), problem=True)}
 

@@ -45,7 +45,7 @@ class Controls:
         self.own = gr.Textbox(label="My question", elem_id="arena-own", lines=2, max_lines=8, max_length=MAX_TEXT)
         with gr.Accordion("Sampling", open=False, elem_id="arena-sampling"), gr.Row():
             self.temperature = gr.Number(
-                0.7, label="Temperature of models alone; a run's System answers as it was made",
+                0.7, label="Temperature; a run's System draws one answer with its own, or greedily",
                 minimum=0, maximum=100, step=0.1, elem_id="arena-temperature",
             )  # fmt: skip
             self.longest = gr.Number(

@@ -70,28 +70,40 @@ def standings(told: Standings) -> str:
     untold = any(one.strength is None for one in told.rows)
     open_bound = any(one.strength and not math.isfinite(one.strength.high - one.strength.low) for one in told.rows)
     notes = [
-        "Win rate: wins among the votes for a side, with the 95 % Wilson interval; ties and both bad left out.",
-        "Strength: Bradley–Terry on the Elo scale, mean 1000, a tie as half a win each, both bad left out; "
-        "with the 95 % bootstrap interval over votes. 400 points are odds of ten to one.",
+        "Win rate: wins among the votes for a side; ties and both bad left out.",
+        "Strength: Bradley–Terry on the Elo scale, mean 1000, a tie as half a win each, both bad left out. "
+        "400 points are odds of ten to one.",
+        "Intervals are 95 % and over questions, for votes on one question are not independent: Wilson's for rates "
+        "where each question has one vote or all say the same, else the bootstrap that draws whole questions.",
+        "A run's System is played as far as one answer shows it. Its prompt is used for questions of a task of "
+        "the same purpose, never for typed ones. It answers once: with its own temperature where it draws samples "
+        "(without the vote or the ranking over them), else greedily (without its search or scoring).",
+        "A row is a model or a run, with all its votes. With another prompt, temperature or longest answer it is "
+        "another System; a row that pools several says how many.",
     ]
-    if untold:
-        notes.append(
-            "A strength is told once a chain of wins leads from every model to every other: as long as one has "
-            "won all its votes, or lost all, or never met the others, no finite strength is the likeliest."
-        )
     if open_bound:
-        notes.append("∞: so few votes allow any strength on that side.")
+        notes.append("∞: the votes give no bound on that side; they are too few, or all questions say the same.")
     counted = f"{_votes(told.votes)} counted"
     if told.left_out:
         counted += f", {told.left_out} left out because an answer named its model"
+    if told.equal:
+        counted += f", {told.equal} of them for a side of two equal texts and so in no rate or strength"
     side = "No vote for a side yet."
     if told.decided:
         side = f"The left answer won {_share(told.left)} of {told.decided}; 50 % is no position bias."
+    why = ""
+    if untold:
+        why = (
+            "<p>A strength cannot be told while a model has won all its votes against the others, or lost all, "
+            "or has not met them: the further apart the strengths, the likelier such votes, so that no finite "
+            "strength fits best. It is told once a chain of wins or ties leads from every model to every other."
+            "</p>"
+        )
     return (
         f"{head}<p>{counted}. {side}</p>"
         '<div class="wide" tabindex="0" role="region" aria-label="Standings"><table>'
         f'<caption>By strength</caption><thead><tr><th scope="col">Model</th>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
+        f"<tbody>{rows}</tbody></table></div>{why}"
         f"<details><summary>How these are computed</summary>{''.join(map(line, notes))}</details>"
     )
 
@@ -101,7 +113,8 @@ def _row(one: Standing) -> str:
     strength = _elo(one.strength) if one.strength else "cannot be told yet"
     cells = (strength, rate, one.votes, one.wins, one.losses, one.ties, one.both_bad)
     told = "".join(f'<td class="number">{cell}</td>' for cell in cells)
-    return f'<tr><th scope="row">{html(one.label)}</th>{told}</tr>'
+    pooled = f" ({one.systems} Systems)" if one.systems > 1 else ""
+    return f'<tr><th scope="row">{html(one.label)}{pooled}</th>{told}</tr>'
 
 
 def _votes(count: int) -> str:
