@@ -153,10 +153,8 @@ def test_ask_all_reaches_every_pane_and_the_address(url: str) -> None:
     with tab(url) as visitor:
         visitor.body("compare-ask", "click", {"compare-question": "What is 12 + 7?"})
         target = [visitor.ids["compare-ask"], "click"]
-        listeners = [one for one in visitor.config["dependencies"] if target in one["targets"]]
-        assert len(listeners) == 2, "the address, and the panes together"
-        for one in listeners:
-            assert visitor.join(visitor._body(one, visitor.ids["compare-ask"], None)).status_code == 200
+        [listener] = [one for one in visitor.config["dependencies"] if target in one["targets"]]
+        assert visitor.join(visitor._body(listener, visitor.ids["compare-ask"], None)).status_code == 200
         said = json.dumps(list(visitor.events()))
         assert said.count("<div class=answer>The answer is ") >= 2, "two panes are shown"
         assert "q=What+is+12+%2B+7%3F" in said and f"a={value(visitor, 'compare-a-model')}~question~greedy" in said

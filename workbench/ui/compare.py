@@ -25,4 +25,4 @@ def add_compare(shell: Shell) -> None:
             parts = [add_pane(name, visible=place < 2) for place, name in enumerate(NAMES)]
     setup = Setup(shell, state, top, parts)
     setup.connect()
-    Answers(shell, state, top, parts, setup.setting).connect(setup.sent)
+    Answers(shell, state, top, parts, setup.setting, setup.asking).connect(setup.sent)

@@ -31,6 +31,7 @@ class Answers:
         top: the components above the panes.
         parts: the panes' components.
         setting: what a pane is set to, of what was sent.
+        asking: what is shown above the panes when all are asked, and the address.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Answers:
         top: QuestionParts,
         parts: Sequence[PaneParts],
         setting: Callable[[Shown, int], Setting],
+        asking: Callable[[Shown], Shown],
     ) -> None:
-        self._shell, self._state, self._top, self._parts, self._setting = shell, state, top, parts, setting
+        self._shell, self._state, self._top, self._parts = shell, state, top, parts
+        self._setting, self._asking = setting, asking
 
     def connect(self, sent: set[Any]) -> None:
         """Connect buttons, keys and tokens; `sent` are the components whose values the listeners get."""
@@ -66,7 +69,8 @@ class Answers:
                     yield shown
 
         outputs = [*(component for part in self._parts for component in part.shows), self._shell.live]
-        all_asked = top.ask.click(ask_all, sent, outputs, **STREAMING)
+        # One listener: at each word of another a browser goes through every output, right before the first answer.
+        all_asked = top.ask.click(ask_all, sent, [*outputs, self._shell.address, top.line], **STREAMING)
         all_asked.then(show_after, {self._state, top.view}, self._views(), **_SHOWING)
         top.view.change(show, {self._state, top.view}, self._views(), **_SHOWING)
 
@@ -123,10 +127,9 @@ class Answers:
                 news.put_nowait(None)
 
         tasks = [asyncio.create_task(one(place)) for place in range(sent[self._state].count)]
-        left = len(tasks)
+        left, found = len(tasks), self._asking(sent)
         try:
             while left:
-                found: Shown = {}
                 waiting = [await news.get()]
                 while not news.empty():
                     waiting.append(news.get_nowait())
@@ -135,6 +138,7 @@ class Answers:
                     found |= shown or {}
                 if found:
                     yield found
+                found = {}
         finally:  # also when the browser has gone
             for task in tasks:
                 task.cancel()

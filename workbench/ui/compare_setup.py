@@ -104,7 +104,6 @@ class Setup:
             outputs = [self._shell.address, top.line, top.box, top.number, top.target]
             button.click(partial(self._taken, drawn), picking, outputs, **QUICK)
         top.reveal.click(self._revealed, self.sent, [top.target], **QUICK)
-        top.ask.click(self._asking, self.sent, [self._shell.address, top.line], **QUICK)
 
     def setting(self, sent: Shown, place: int) -> Setting:
         """What a pane is set to.
@@ -174,8 +173,8 @@ class Setup:
         except UserError as error:
             return {part.system: line(error, True)}
 
-    def _asking(self, sent: Shown) -> Shown:
-        """What is shown above the panes when all are asked."""
+    def asking(self, sent: Shown) -> Shown:
+        """What is shown above the panes when all are asked, and the address."""
         try:
             question(sent[self._top.box])
         except UserError as error:
