@@ -94,7 +94,4 @@ def build(
 
         # By the browser alone: an answer of the server's may come when another tab has been opened.
         blocks.load(None, None, [tabs], js=_OPEN_TAB.replace("NAMES", str(list(tabs_of))))
-        # A browser goes through all that may show progress, with all that is in it, at each word of any listener.
-        for listener in blocks.fns.values():
-            listener.show_progress_on = [address]
     return blocks
