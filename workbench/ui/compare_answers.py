@@ -69,8 +69,14 @@ class Answers:
                     yield shown
 
         outputs = [*(component for part in self._parts for component in part.shows), self._shell.live]
-        # One listener: at each word of another a browser goes through every output, right before the first answer.
-        all_asked = top.ask.click(ask_all, sent, [*outputs, self._shell.address, top.line], **STREAMING)
+        # One listener: at each word of any a browser goes through all outputs that may show progress.
+        all_asked = top.ask.click(
+            ask_all,
+            sent,
+            [*outputs, self._shell.address, top.line],
+            **STREAMING,
+            show_progress_on=[self._shell.live],
+        )
         all_asked.then(show_after, {self._state, top.view}, self._views(), **_SHOWING)
         top.view.change(show, {self._state, top.view}, self._views(), **_SHOWING)
 
