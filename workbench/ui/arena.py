@@ -308,5 +308,8 @@ def _connect_rest(pane: _Pane) -> None:
         saved = button.click(save(name), [pane.named], [pane.file, *pane.sentence], **QUICK)
         saved.then(None, [pane.file], None, js=DOWNLOAD)
     shell.blocks.load(
-        open_page, [pane.named], [pane.players, pane.source, pane.own, pane.line, *pane.counts], **QUICK
+        open_page,
+        [pane.named],
+        [pane.players, pane.source, pane.own, pane.line, *pane.counts],
+        **shell.loading,
     )

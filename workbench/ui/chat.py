@@ -252,5 +252,5 @@ def add_chat(shell: Shell) -> None:
     pane.search.input(find, sent, [pane.listing], trigger_mode="always_last", **QUICK)
     pane.head.select(save, [pane.state], [pane.file, pane.status], **QUICK)
     pane.file.change(None, [pane.file], None, js=chat_view.DOWNLOAD)
-    shell.blocks.load(load, sent, [*whole, *controls.outputs], **QUICK)
+    shell.blocks.load(load, sent, [*whole, *controls.outputs], **shell.loading)
     controls.connect(pane.status)

@@ -90,7 +90,7 @@ class Setup:
             return self._restored(board, asked(request))
 
         above = [top.box, top.line, top.task, top.settings, top.number]
-        blocks.load(restored, [state], [*above, *self._controls, *systems, *sizes], **QUICK)
+        blocks.load(restored, [state], [*above, *self._controls, *systems, *sizes], **self._shell.loading)
         others = [control.input for part in self._parts for control in part.controls[1:]]
         gr.on(others, self._described, self.sent, told, **QUICK, trigger_mode="always_last")
         for place, part in enumerate(self._parts):

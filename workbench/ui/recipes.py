@@ -108,7 +108,7 @@ def add_recipes(shell: Shell, known: Mapping[str, tuple[type[Any], str]], may_st
             shell.address: query("recipes", {"recipe": sent.recipe.name, "job": job.id}),
         }
 
-    shell.blocks.load(begin, board.states, [pick, *formed], **QUICK)
+    shell.blocks.load(begin, board.states, [pick, *formed], **shell.loading)
     pick.select(choose, None, [form, shell.address], **QUICK)
     form.input(check, None, [told], **QUICK)
     form.click(act, board.states, [*formed, shell.live, shell.address], **QUICK)

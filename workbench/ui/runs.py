@@ -32,8 +32,8 @@ def add_runs(shell: Shell) -> None:
     pane, state = Pane(shell, View(shell.runs), made), gr.State(Shown())
     boxes, outputs = made.boxes, [*made.outputs(), shell.address, shell.live]
 
-    def on(triggers: Any, do: Callable[..., Any], *inputs: Any) -> Any:
-        return gr.on(triggers, do, [*inputs, state], outputs, **QUICK)
+    def on(triggers: Any, do: Callable[..., Any], *inputs: Any, **how: Any) -> Any:
+        return gr.on(triggers, do, [*inputs, state], outputs, **(how or QUICK))
 
     def begin(shown: Shown, request: gr.Request) -> Updates:
         return pane.begin(shown, asked(request))
@@ -47,7 +47,7 @@ def add_runs(shell: Shell) -> None:
     def change_clicked(shown: Shown, event: gr.EventData) -> Updates:
         return pane.show_whole("changed", event._data.get("place"), shown)
 
-    on(shell.blocks.load, begin)
+    on(shell.blocks.load, begin, **shell.loading)
     named = [boxes[name] for name in ("text", "recipe", "state")]
     on([boxes["text"].change, *(box.input for box in named[1:]), boxes["refresh"].click], pane.filter, *named)
     on(made.htmls["list"].click, open_clicked).then(None, js=_TO_HEAD)

@@ -47,6 +47,15 @@ class Shell:
     lender: Lender
     runs: Path
 
+    @property
+    def loading(self) -> dict[str, Any]:
+        """For listeners on a visit (`blocks.load`).
+
+        At each word of an answer Gradio's page goes through every output that has ever shown progress. A visit's
+        are all that there are, and would take longer than the word.
+        """
+        return {**QUICK, "show_progress_on": [self.live]}
+
     def home(self, request: Any) -> Path:
         """The folder in which a visitor's own things are kept; not made yet."""
         return self.runs / ".page" / visitor(request)
