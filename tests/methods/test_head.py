@@ -276,7 +276,9 @@ def test_labels_come_with_or_without_a_space_and_count_as_one_token(tiny_model: 
     request = Request("q", (Message("user", "The house is red. "),), style="text")
     [batch] = engine.logprobs([request], [[" red", "red", " blue"]])
     assert [c.text for _, c in batch] == [" red", "red", " blue"]
-    assert batch[0][1].logprob == batch[1][1].logprob != batch[2][1].logprob
+    red, bare, blue = (c.logprob for _, c in batch)
+    assert red == pytest.approx(bare, abs=1e-5)  # they are rows of one batch, which some processors round apart
+    assert abs(red - blue) > 1e-3
     assert {c.completion_tokens for _, c in batch} == {1}
     assert {c.prompt_tokens for _, c in batch} == {len(engine.encoder.encode(request))}
 

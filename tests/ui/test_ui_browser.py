@@ -83,7 +83,9 @@ def page(browser: Any) -> Iterator[Any]:
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     yield page
     page.close()
-    assert complaints == []
+    # What a navigation cuts off is told by Gradio's own script, in these two sentences.
+    cut = ("AbortError: signal is aborted", "Connection errored out.")
+    assert [told for told in complaints if not any(words in told for words in cut)] == []
 
 
 def see(page: Any, place: str, text: str) -> None:
