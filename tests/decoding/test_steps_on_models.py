@@ -227,7 +227,7 @@ def embedded(model: Model, tmp_path: Path, decode: Decode, prompt: str, question
 def test_the_embedded_model_searches(embedded_model: Model, tmp_path: Path) -> None:
     decode = BeamSearch(beams=4, keep=2, max_tokens=24, choose="vote")
     result = embedded(embedded_model, tmp_path, decode, "arithmetic", 12)
-    assert result.score.value > 0  # a third of them; which, depends on how a processor rounds
+    assert result.score.value >= 0.25  # three right; which, depends on how a processor rounds
     assert dict(result.metrics)["finished_beams"] > 1
 
 

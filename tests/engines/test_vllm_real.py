@@ -297,7 +297,7 @@ def test_labels_behind_virtual_tokens_are_scored_as_behind_the_text(
             assert found.completion_tokens == len(own)
             expected = sum(told["token_logprobs"][-len(own) :])
             # bfloat16, two batch shapes: a label of -26 nats was .14 apart on a processor with AMX.
-            assert found.logprob == pytest.approx(expected, abs=0.1, rel=0.01)
+            assert found.logprob == pytest.approx(expected, abs=0.1, rel=0.006)
 
 
 def test_samples_behind_virtual_tokens(soft: VllmEngine) -> None:

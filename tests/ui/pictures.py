@@ -7,6 +7,7 @@ FOLDER is the folder of runs.
 """
 
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -198,7 +199,7 @@ def main(runs: Path, steps: list[str]) -> None:
     """Walk; a step that is not named is left out."""
     PICTURES.mkdir(exist_ok=True)
     with served("ui.py", "--runs", str(runs), "--start-recipes") as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium")
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
         walk = Walk(browser.new_context(viewport={"width": 1200, "height": 900}), address, runs)
         pairs = None
         for step in steps or ["chat", "lora", "compare", "arena", "dpo", "ladder"]:

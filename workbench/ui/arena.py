@@ -27,8 +27,7 @@ from workbench.types import Model
 from workbench.ui import arena_view as view
 from workbench.ui.access import is_loopback
 from workbench.ui.arena_controls import OWN, Controls, Updates
-from workbench.ui.chat_view import DOWNLOAD
-from workbench.ui.shell import MAX_TEXT, QUICK, STREAMING, Shell, asked, line, query
+from workbench.ui.shell import DOWNLOAD, MAX_TEXT, QUICK, STREAMING, Shell, asked, line, query
 
 CSS = files("workbench.ui").joinpath("arena.css").read_text(encoding="utf-8")
 JS = files("workbench.ui").joinpath("arena.js").read_text(encoding="utf-8")

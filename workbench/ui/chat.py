@@ -20,7 +20,7 @@ from workbench.ui.chat_controls import Controls, Updates
 from workbench.ui.chat_desk import Session, act, asked_again, asked_instead, download, sentence
 from workbench.ui.chat_desk import asked as put
 from workbench.ui.chat_settings import Settings, restored
-from workbench.ui.shell import MAX_TEXT, QUICK, STREAMING, Shell, asked, line, query, said
+from workbench.ui.shell import DOWNLOAD, MAX_TEXT, QUICK, STREAMING, Shell, asked, line, query, said
 
 CSS = chat_view.CSS
 
@@ -251,6 +251,6 @@ def add_chat(shell: Shell) -> None:
     pane.new.click(begin_anew, sent, whole, **QUICK)
     pane.search.input(find, sent, [pane.listing], trigger_mode="always_last", **QUICK)
     pane.head.select(save, [pane.state], [pane.file, pane.status], **QUICK)
-    pane.file.change(None, [pane.file], None, js=chat_view.DOWNLOAD)
+    pane.file.change(None, [pane.file], None, js=DOWNLOAD)
     shell.blocks.load(load, sent, [*whole, *controls.outputs], **shell.loading)
     controls.connect(pane.status)

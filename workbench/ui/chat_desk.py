@@ -141,7 +141,7 @@ def act(session: Session, history: History, data: dict[str, Any]) -> None:
 
 
 def download(chat: Chat, leaf: str, kind: object) -> str:
-    """A branch as a file, for `chat_view.DOWNLOAD`: its name, its type, its bytes in base64.
+    """A branch as a file, for `shell.DOWNLOAD`: its name, its type, its bytes in base64.
 
     Raises:
         UserError: there is nothing to save.

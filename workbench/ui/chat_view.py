@@ -31,20 +31,6 @@ FOLDS = """element.addEventListener('click', (e) => {
 });"""
 """`js_on_load` of `FOLD`. Gradio's own accordion would have to be open for the wide screen's sake."""
 
-DOWNLOAD = """(file) => {
-  if (!file) return;
-  const { name, type, data } = JSON.parse(file);
-  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([bytes], { type }));
-  link.download = name;
-  document.body.append(link);
-  link.click();
-  link.remove();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}"""
-"""Saves a file whose bytes came in base64, so that each of them survives."""
-
 FOCUS = "() => { document.querySelector('#chat-question textarea')?.focus(); }"
 """Puts the keyboard back where the next question is typed."""
 

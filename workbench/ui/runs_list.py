@@ -62,6 +62,13 @@ def page_of(count: int, page: Any) -> int:
     return min(max(page if isinstance(page, int) else 0, 0), max(count - 1, 0) // PER_PAGE)
 
 
+def part_of(count: int, page: int) -> tuple[slice, str]:
+    """What stands on one page of a list of questions, and the line above it that says so."""
+    start = page_of(count, page) * PER_PAGE
+    end = min(start + PER_PAGE, count)
+    return slice(start, end), f"<p>{start + 1} – {end} of {count:,}</p>"
+
+
 def list_html(lines: Sequence[Line], page: int, of_all: int) -> str:
     """One page of the list: each run is a link that opens it.
 

@@ -6,7 +6,7 @@ from workbench.compare import compare
 from workbench.report import duration, percent
 from workbench.run_views.pairs import Changed, crossed
 from workbench.types import Outcome, Result
-from workbench.ui.runs_list import PER_PAGE, page_of, wide, with_interval
+from workbench.ui.runs_list import part_of, wide, with_interval
 from workbench.ui.runs_result import answer_html, difference, text_html
 from workbench.ui.shell import html
 
@@ -86,11 +86,10 @@ def changed_html(
     """
     if not found:
         return "<p>No question changed in this way.</p>"
-    start = page_of(len(found), page) * PER_PAGE
-    shown = found[start : start + PER_PAGE]
-    items = [f"<p>{start + 1} – {start + len(shown)} of {len(found):,}</p>"]
+    part, told = part_of(len(found), page)
+    items = [told]
     words = {"mended": "wrong → right", "broken": "right → wrong", "other": "changed"}
-    for place, change in enumerate(shown, start=start):
+    for place, change in enumerate(found[part], start=part.start):
         sides = "".join(
             f"<div><p class='side'><b>{html(name)}</b>: {outcome.status.value}, {answer_html(outcome)}</p>"
             f"{text_html(outcome, place, place in whole)}</div>"

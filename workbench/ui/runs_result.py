@@ -11,7 +11,7 @@ from workbench.report_html import cost_charts, filled, rows_of
 from workbench.report_pool import charts, sentences, tables
 from workbench.session import one_sample
 from workbench.types import CostToMake, Outcome, Result, Status
-from workbench.ui.runs_list import PER_PAGE, page_of, state_html, wide, with_interval
+from workbench.ui.runs_list import part_of, state_html, wide, with_interval
 from workbench.ui.shell import MAX_TEXT, html, line
 
 OUTCOMES = ["all", *(status.value for status in Status)]
@@ -181,10 +181,9 @@ def questions_html(outcomes: Sequence[Outcome], page: int, whole: Collection[int
     """
     if not outcomes:
         return "<p>No question had this outcome.</p>"
-    start = page_of(len(outcomes), page) * PER_PAGE
-    shown = outcomes[start : start + PER_PAGE]
-    items = [f"<p>{start + 1} – {start + len(shown)} of {len(outcomes):,}</p>"]
-    for place, outcome in enumerate(shown, start=start):
+    part, told = part_of(len(outcomes), page)
+    items = [told]
+    for place, outcome in enumerate(outcomes[part], start=part.start):
         items.append(
             f"<article class='{outcome.status.value}'><p><b>{outcome.status.value}</b> "
             f"<code>{_short(outcome.id)}</code></p>"

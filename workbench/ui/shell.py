@@ -25,6 +25,20 @@ STREAMING: dict[str, Any] = {**QUICK, "concurrency_limit": 64}
 MAX_TEXT = 100_000
 """Characters of whatever a person types. A model's context is shorter or says so itself."""
 
+DOWNLOAD = """(file) => {
+  if (!file) return;
+  const { name, type, data } = JSON.parse(file);
+  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([bytes], { type }));
+  link.download = name;
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}"""
+"""Saves a file whose bytes came in base64, so that each of them survives."""
+
 
 @dataclass(frozen=True)
 class Shell:
