@@ -37,9 +37,14 @@ class RealVllm:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `workbench serve` is told, by the names of ServeConfig."""
+        """What `workbench serve` is told, by the names of ServeConfig.
+
+        In float32 two ways to the same number agree on any processor, whatever is in the batch; in bfloat16 a
+        label of -35 nats was .25 apart on one with AMX. `test_serve_real.py` has a server in bfloat16.
+        """
         served = (f"a={self.adapters / 'one'}", str(self.adapters / "soft"))
-        return {"adapters": served, "python": VLLM, "port": self.port, "max_model_len": 2048, "max_loras": 2}
+        size = {"max_model_len": 2048, "max_loras": 2, "dtype": "float32"}
+        return {"adapters": served, "python": VLLM, "port": self.port, **size}
 
     @contextmanager
     def at_home(self) -> Iterator[None]:

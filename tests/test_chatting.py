@@ -13,6 +13,7 @@ from workbench import chatting
 from workbench.chatting import Answer, ChatFlags, Speaker, freed
 from workbench.conversation import Conversation, Turn
 from workbench.decodes import Sampling
+from workbench.engines.base import Piece
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
 from workbench.types import Completion, Finish, Message, Model, Request
@@ -34,7 +35,7 @@ class Slow(FakeEngine):
         try:
             for i in range(1000):
                 self.go.acquire()
-                yield f"w{i} "
+                yield Piece(f"w{i} ", i + 1)
         finally:
             self.closed.set()
 
@@ -77,6 +78,7 @@ def test_stop_is_felt_at_once_and_keeps_what_came() -> None:
     assert time.monotonic() - before < 1
     turn = answer.turn()
     assert (turn.end, turn.answer) == ("stopped", "".join(map(str, first)))
+    assert (turn.prompt_tokens, turn.completion_tokens) == (0, 2)
     assert not engine.closed.is_set()
     engine.go.release()  # its next piece, which nobody hears
     assert engine.closed.wait(10)

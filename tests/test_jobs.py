@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -92,6 +94,17 @@ def test_nobody_sees_anothers_job(jobs: Jobs, runs: Path) -> None:
     stop(job)
     until(lambda: state_of(job) == "interrupted")
     assert jobs.seen_by("bob") == ([], 0)
+
+
+def test_a_stop_that_came_before_the_recipe_is_obeyed(tmp_path: Path) -> None:
+    folder = tmp_path / "0123456789abcdef"
+    told = {"owner": "ann", "label": "ladder", "runs": None, "name": None, "started": "", "cwd": str(tmp_path)}
+    write_json(folder / "job.json", {**told, "recipe": "ladder", "arguments": LONG})
+    write_json(folder / "stop.json", {"sent": 1, "when": time.time()})  # the signal came when the keeper was alone
+    keep = [sys.executable, "-m", "workbench.jobs", str(folder)]
+    done = subprocess.run(keep, capture_output=True, text=True, check=True, timeout=60)
+    [job] = Jobs(tmp_path).of("ann")
+    assert (done.stdout, done.stderr) == ("", "") and exit_status(job) == 130 and state_of(job) == "interrupted"
 
 
 def test_what_does_not_obey_is_killed_in_the_end(jobs: Jobs, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from workbench.catalogue import Entry
 from workbench.decodes import Sampling
 from workbench.engines import EngineConfig
+from workbench.engines.base import Piece
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
 from workbench.lending import Lender
@@ -37,7 +38,7 @@ class Paced(FakeEngine):
                 raise ZeroDivisionError("a bug")
             count = int(request.messages[-1].content)
             for i in range(count):
-                yield f"w{i} "
+                yield Piece(f"w{i} ", i + 1)
                 time.sleep(0.005)
             yield Completion(0, "".join(f"w{i} " for i in range(count)), 3, count)
         finally:
@@ -62,6 +63,7 @@ def test_pieces_come_at_the_pace_of_a_screen_and_the_turn_last() -> None:
     *heard, last = asyncio.run(everything(talk, lending(engine), "40"))
     assert heard[0].text.startswith("w0 ") and heard[0].turn is None
     assert all(now.text.startswith(before.text) for before, now in pairwise(heard))
+    assert all(now.tokens == now.text.count("w") for now in [*heard, last])
     assert len(heard) <= 2 + 40 * 0.02 / PAUSE, "no more updates than the time allows"
     assert last.turn is not None and (last.turn.end, last.turn.completion_tokens) == ("stop", 40)
     assert last.text == last.turn.answer
@@ -82,6 +84,7 @@ def test_stop_ends_the_generation_and_keeps_what_came() -> None:
 
     last = asyncio.run(stopped())
     assert last.turn is not None and last.turn.end == "stopped" and last.text
+    assert last.turn.completion_tokens == last.tokens >= last.text.count("w") > 0
     assert engine.ended.wait(1)
 
 

@@ -126,7 +126,8 @@ def _answer(
 def _told(turn: Turn, speaker: Speaker) -> str:
     if turn.end == "stopped":
         kept = "what came is kept" if turn.answer else "nothing came, so nothing is kept"
-        return f"stopped after {turn.seconds:.1f} s; {kept}"
+        tokens = f", {turn.completion_tokens} tokens" if turn.completion_tokens else ""
+        return f"stopped after {turn.seconds:.1f} s{tokens}; {kept}"
     if not turn.answer:
         return "an empty answer; the question is not kept"
     told = f"{turn.completion_tokens} tokens, {turn.completion_tokens / max(turn.seconds, 1e-9):.1f} tokens/s"

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Protocol
 from workbench.command import Flat
 from workbench.conversation import End, Turn
 from workbench.decodes import Sampling
-from workbench.engines.base import Engine
+from workbench.engines.base import Engine, Piece
 from workbench.errors import UserError
 from workbench.model_flags import ModelFlags
 from workbench.types import Completion, Finish, Request
@@ -202,6 +202,7 @@ class Answer:
     ) -> None:
         self._request, self._speak, self._hear = request, speak, hear
         self._text: list[str] = []
+        self._tokens = 0
         self._turn: Turn | None = None
         self._bug: BaseException | None = None
         self._ended: Callable[[], None] | None = None
@@ -255,6 +256,7 @@ class Answer:
         with self._lock:
             if self._turn is None and piece:
                 self._text.append(piece)
+                self._tokens = piece.tokens if isinstance(piece, Piece) else 0
                 self._hear(piece)
             return self._turn is None
 
@@ -262,7 +264,7 @@ class Answer:
         with self._lock:
             if self._turn is not None:  # only the first end counts
                 return
-            counts = (told.prompt_tokens, told.completion_tokens) if told else (0, 0)
+            counts = (told.prompt_tokens, told.completion_tokens) if told else (0, self._tokens)
             seconds = time.monotonic() - self._started
             error = error or (told.error or "" if told else "")
             question = self._request.messages[-1].content

@@ -17,7 +17,8 @@ class Turn:
         question: what was asked.
         answer: exactly as generated.
         end: why it ended.
-        prompt_tokens, completion_tokens: by the engine's count; 0 where the answer did not come to its end.
+        prompt_tokens, completion_tokens: by the engine's count. Of an answer that did not come to its end the
+            first is 0, and the second what was drawn until its last piece; 0 where the engine does not tell.
         seconds: from the question to the answer's end.
         error: what went wrong, where `end` is `error`.
     """

@@ -43,7 +43,7 @@ class Node:
         system: content hash of the System that answered.
         system_prompt: what the model was told first.
         request, index: what an answer was drawn for, and which sample of it this is.
-        prompt_tokens, completion_tokens: by the engine's count; 0 where the answer did not come to its end.
+        prompt_tokens, completion_tokens: as a `Turn` has them.
         seconds: from the question to the answer's end.
         waited: of them, those before anything came: for the model to load, for other answers' turn, to read.
     """

@@ -300,12 +300,19 @@ def _now() -> str:
 
 def keep(folder: Path) -> None:
     """Run a job's recipe to its end, and write its exit status down. The signals are for the recipe."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+
+    def obey() -> None:  # in the process that becomes the recipe, which the group's signals reach from here on
+        for number in _SIGNALS[:2]:
+            signal.signal(number, signal.SIG_DFL)
+        if (folder / "stop.json").is_file():  # written before a signal is sent: it found the keeper alone
+            os._exit(128 + signal.SIGINT)
+
+    for number in _SIGNALS[:2]:
         signal.signal(number, lambda *_: None)  # not SIG_IGN, which the recipe would inherit
     _write_process(folder, os.getpid())  # the page may have been killed before it did
     told = read_json(folder / "job.json")
-    recipe = subprocess.Popen([sys.executable, "-m", "recipes", told["recipe"], *told["arguments"]])
-    status = recipe.wait()
+    command = [sys.executable, "-m", "recipes", told["recipe"], *told["arguments"]]
+    status = subprocess.Popen(command, preexec_fn=obey).wait()  # noqa: PLW1509 - this process has one thread
     write_json(folder / "end.json", {"status": status, "ended": _now()})
 
 

@@ -14,6 +14,7 @@ from workbench.catalogue import Entry
 from workbench.chatting import Answer
 from workbench.conversation import Turn
 from workbench.decodes import Sampling
+from workbench.engines.base import Piece
 from workbench.errors import UserError
 from workbench.lending import Lender
 from workbench.types import Request
@@ -28,10 +29,12 @@ class Heard:
 
     Attributes:
         text: exactly as generated.
+        tokens: drawn so far; 0 where the engine does not tell.
         turn: the finished turn; None while the answer is on its way.
     """
 
     text: str
+    tokens: int = 0
     turn: Turn | None = None
 
 
@@ -84,11 +87,12 @@ class Talk:
                     while (piece := await pieces.get()) is not None:
                         text += piece
                         if pieces.empty():
-                            yield Heard(text)
+                            yield Heard(text, piece.tokens if isinstance(piece, Piece) else 0)
                             await asyncio.sleep(PAUSE)
                 finally:  # also when the browser has gone
                     answer.stop()
-            yield Heard(text, _turn(answer, request, text))
+            turn = _turn(answer, request, text)
+            yield Heard(text, turn.completion_tokens, turn)
         finally:
             self._answer, self._busy = None, False
 

@@ -12,6 +12,7 @@ from soft_adapter import save_adapter
 
 from workbench.decodes import Sampling
 from workbench.engines import hf
+from workbench.engines.base import Piece
 from workbench.engines.hf import HfEngine
 from workbench.engines.hf_stream import Row, first_stop, in_pieces
 from workbench.types import Completion, Finish, Message, Model, Request
@@ -33,11 +34,13 @@ def ask(text: str, indices: tuple[int, ...] = (0,), style: str = "text") -> Requ
 def streamed(engine: HfEngine, request: Request, sampling: Sampling) -> tuple[list[str], Completion]:
     *pieces, last = engine.stream(request, sampling)
     assert isinstance(last, Completion)
-    texts = [piece for piece in pieces if isinstance(piece, str)]
+    texts = [piece for piece in pieces if isinstance(piece, Piece)]
     assert len(texts) == len(pieces)
+    counts = [piece.tokens for piece in texts]
+    assert counts == sorted(set(counts)) and all(0 < count <= last.completion_tokens for count in counts)
     assert "".join(texts) == last.text
     assert "" not in texts
-    return texts, last
+    return [str(text) for text in texts], last
 
 
 def sampled(engine: HfEngine, request: Request, sampling: Sampling) -> Completion:

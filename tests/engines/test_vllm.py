@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from stub_server import KEY, Fault, Handler, StubServer, edited, garbage, good_answer, half, hang, reset, status
 
 from workbench.decodes import Sampling
-from workbench.engines.base import Batch, Engine, sample_seed
+from workbench.engines.base import Batch, Engine, Piece, sample_seed
 from workbench.engines.client import _retry_after
 from workbench.engines.encode import Encoder
 from workbench.engines.next_token import steps_of
@@ -108,6 +108,8 @@ def test_a_begun_answer_is_sent_as_tokens_behind_those_of_the_template(server: S
     assert engine.count_tokens([BEGUN]) == [len(drawn["prompt"])]
     *pieces, last = engine.stream(BEGUN, SAMPLING)
     assert (last, "".join(map(str, pieces))) == (replace(completion, seconds=last.seconds), completion.text)
+    counts = [piece.tokens for piece in pieces if isinstance(piece, Piece)]
+    assert counts == list(range(1, len(pieces) + 1)), "the server sends a token an event"
     empty = replace(BEGUN, messages=(*BEGUN.messages[:1], Message("assistant", "")))
     assert engine.count_tokens([empty]) == [len("2 + 2?")]
 

@@ -13,6 +13,7 @@ from interpreters import NEEDS_VLLM
 from soft_adapter import save_adapter
 
 from workbench.decodes import Sampling
+from workbench.engines.base import Piece
 from workbench.engines.encode import Encoder
 from workbench.engines.soft_client import read_embeddings
 from workbench.engines.vllm import VllmEngine
@@ -162,6 +163,9 @@ def streamed(engine: VllmEngine, request: Request, sampling: Sampling) -> tuple[
     *pieces, last = engine.stream(request, sampling)
     assert isinstance(last, Completion)
     assert "".join(map(str, pieces)) == last.text
+    counts = [piece.tokens for piece in pieces if isinstance(piece, Piece)]
+    assert len(counts) == len(pieces) and counts == sorted(counts)
+    assert all(0 < count <= last.completion_tokens for count in counts), "as the server counts at the end"
     return [str(piece) for piece in pieces], last
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +20,8 @@ MARKS = [
     pytest.mark.browser,
     pytest.mark.skipif(find_spec("gradio") is None, reason="needs gradio: pip install 'llm-workbench[ui]'"),
 ]
+
+_CUT = ("AbortError: signal is aborted", "Connection errored out.")
 
 
 @contextmanager
@@ -62,6 +65,35 @@ def served(
     finally:
         server.terminate()
         server.wait(timeout=20)
+
+
+def complaints_of(page: Any) -> list[str]:
+    """Errors and dialogs of a browser's page, as they come.
+
+    When a page is left, Gradio's script tells of each request that this cuts off in the two sentences of `_CUT`:
+    those that came before the next page was there are taken out again.
+    """
+    found: list[str] = []
+    page.on("pageerror", lambda error: found.append(str(error)))
+    page.on("console", lambda told: found.append(told.text) if told.type == "error" else None)
+    page.on("dialog", lambda dialog: (found.append(dialog.message), dialog.dismiss()))
+
+    def left(_: Any) -> None:
+        found[:] = [told for told in found if not any(words in told for words in _CUT)]
+
+    page.on("domcontentloaded", left)
+    return found
+
+
+def choose(page: Any, dropdown: str, option: str) -> None:
+    """Choose what a dropdown offers by that name, once it can be used.
+
+    The list is the dropdown's own: that of another one takes a moment to close.
+    """
+    box = page.locator(dropdown).get_by_role("listbox")
+    box.click()
+    lists = page.locator(f"[id='{box.get_attribute('aria-controls')}']")
+    lists.get_by_role("option", name=option, exact=True).click()
 
 
 def free_port() -> int:

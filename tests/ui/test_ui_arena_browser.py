@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import MARKS, ROOT, served
+from pages import MARKS, ROOT, complaints_of, served
 
 from workbench.preferring.pairs import read_pairs
 from workbench.preferring.votes import read_votes
@@ -27,11 +27,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def page(browser: Any) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1200, "height": 900})
     opened = context.new_page()
-    opened.complaints = []
-    opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
-    opened.on("console", lambda told: opened.complaints.append(told.text) if told.type == "error" else None)
+    complaints = complaints_of(opened)
     yield opened
-    assert opened.complaints == []
+    assert complaints == []
     context.close()
 
 
@@ -212,5 +210,5 @@ def test_stop_drops_the_round(page: Any, paced: str) -> None:
     assert "word" not in page.locator("#arena-answers").inner_text(), "nothing before both have ended"
     assert page.locator("#arena-left").is_disabled() and page.locator("#arena-start").is_disabled()
     page.locator("#arena-stop").click()
-    page.locator("#arena-line", has_text="Stopped: the round is dropped.").wait_for(timeout=3000)
+    page.locator("#arena-line", has_text="Stopped: the round is dropped.").wait_for(timeout=10_000)
     assert page.locator("#arena-left").is_disabled() and page.locator("#arena-start").is_enabled()

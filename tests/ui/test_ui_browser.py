@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import MARKS, ROOT, served
+from pages import MARKS, ROOT, choose, complaints_of, served
 from test_report import HOSTILE, rung
 
 from workbench.files import write_json
@@ -78,14 +78,10 @@ def address(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 def page(browser: Any) -> Iterator[Any]:
     """A page on a desk's screen; what its console complains about fails the test."""
     page = browser.new_page(viewport={"width": 1200, "height": 900})
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    complaints = complaints_of(page)
     yield page
+    assert complaints == []
     page.close()
-    # What a navigation cuts off is told by Gradio's own script, in these two sentences.
-    cut = ("AbortError: signal is aborted", "Connection errored out.")
-    assert [told for told in complaints if not any(words in told for words in cut)] == []
 
 
 def see(page: Any, place: str, text: str) -> None:
@@ -110,11 +106,6 @@ def tab(page: Any, name: str) -> None:
     found.first.click()
 
 
-def pick(page: Any, box: str, option: str) -> None:
-    page.locator(f"#runs-{box} input").click()
-    page.get_by_role("option", name=option, exact=True).click()
-
-
 def test_runs_are_found_opened_and_closed_by_keys(page: Any, address: str) -> None:
     page.goto(f"{address}/?tab=runs")
     see(page, "list", "of 6")
@@ -127,11 +118,11 @@ def test_runs_are_found_opened_and_closed_by_keys(page: Any, address: str) -> No
     assert names(page) == ["a-ladder"]
     page.locator("#runs-text input, #runs-text textarea").fill("")
     see(page, "list", "of 6")
-    pick(page, "recipe", "zero_shot")
+    choose(page, "#runs-recipe", "zero_shot")
     see(page, "list", "of 3")
-    pick(page, "state", "failed")
+    choose(page, "#runs-state", "failed")
     see(page, "list", "None of the 6 runs")
-    pick(page, "state", "done")
+    choose(page, "#runs-state", "done")
     page.locator("#runs-list a", has_text="one").focus()
     page.keyboard.press("Enter")
     page.locator("#runs-head h2:focus", has_text="one").wait_for()
@@ -159,11 +150,11 @@ def test_a_ladder_is_shown_and_its_questions_filtered(browser: Any, address: str
     page.locator("#runs-which label", has_text="wrong").click()
     see(page, "questions", "1 – 3 of 3")
     assert page.locator("#runs-questions article.wrong").count() == 3
-    pick(page, "which-result", "majority-vote")
+    choose(page, "#runs-which-result", "majority-vote")
     see(page, "questions", "No question had this outcome")
     assert page.url.endswith("run=a-ladder&result=majority-vote")
     tab(page, "Compare with")
-    pick(page, "other", "a-ladder/zero-shot")
+    choose(page, "#runs-other", "a-ladder/zero-shot")
     see(page, "pair", "a-ladder/zero-shot minus a-ladder/majority-vote")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     region = page.locator("#runs-pair .wide").first
@@ -181,7 +172,7 @@ def test_pool_curves(page: Any, address: str) -> None:
 def test_two_runs_are_compared_and_the_address_says_it_all(page: Any, address: str) -> None:
     opened(page, address, "run=one")
     tab(page, "Compare with")
-    pick(page, "other", "two")
+    choose(page, "#runs-other", "two")
     see(page, "pair", "exact McNemar")
     assert page.locator("#runs-pair table").nth(1).locator("td").count() == 4, "the 2×2 table"
     total = int(page.locator("#runs-changed p").first.inner_text().split(" of ")[1])

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import copy
+import itertools
 import json
 import math
 import re
@@ -22,6 +23,7 @@ from workbench.catalogue import Catalogue
 from workbench.conversation import Turn
 from workbench.decodes import Greedy, Majority, Sample, Sampling
 from workbench.engines import EngineConfig
+from workbench.engines.base import Piece
 from workbench.engines.fake import FakeEngine
 from workbench.errors import UserError
 from workbench.history import Chat, History
@@ -56,8 +58,8 @@ class Paced(FakeEngine):
         self.drawn.append(sampling)
         self.ended.clear()
         try:
-            while said[-1] == "long":
-                yield "word "
+            for count in itertools.count(1) if said[-1] == "long" else ():
+                yield Piece("word ", count)
                 time.sleep(0.01)
             if said[-1] == "bug":
                 raise ZeroDivisionError("a bug")
@@ -163,14 +165,16 @@ def test_stop_ends_the_generation_within_a_second(desk: Desk, ending: str) -> No
         return shown
 
     before = time.monotonic()
-    last = asyncio.run(hear())[-1]
+    *states, last = asyncio.run(hear())
     assert desk.engine.ended.wait(1) and time.monotonic() - before < 2
     assert not desk.session.talk.busy
     *_, node = desk.history.read(mine).branch()
     assert node.end == "stopped" and node.text.startswith("word word ") and node.seconds > 0
+    assert (node.prompt_tokens, node.completion_tokens) == (0, node.text.count("word"))
     assert desk.session.leaf == ("" if ending == "another" else node.id)
     if ending == "stop":
-        assert last.line.startswith("Stopped after ") and last.line.endswith("characters; what came is kept.")
+        assert re.fullmatch(rf"Stopped .* s and {node.completion_tokens} tokens; what came is kept\.", last.line)
+    assert re.search(r"Answering… \d+\.\d s, \d+ tokens, \d+\.\d tokens/s", " ".join(now.line for now in states))
 
 
 def test_a_failure_and_a_bug_are_told_and_not_sent_to_the_model(

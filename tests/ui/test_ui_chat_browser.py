@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from paced_page import ENDED, EVIL
-from pages import MARKS, ROOT, served
+from pages import MARKS, ROOT, choose, complaints_of, served
 
 pytestmark = MARKS
 
@@ -37,12 +37,9 @@ class Seen:
 
     def __init__(self, page: Any) -> None:
         self.page = page
-        self.complaints: list[str] = []
+        self.complaints = complaints_of(page)
         self.requests: list[str] = []
         page.on("request", lambda request: self.requests.append(request.url))
-        page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda told: self.complaints.append(told.text) if told.type == "error" else None)
 
     def open(self, url: str) -> None:
         self.page.goto(url)
@@ -71,7 +68,7 @@ class Seen:
 
     def await_texts(self, *patterns: str) -> None:
         """Wait until the conversation's texts are these, as regular expressions."""
-        for _ in range(100):
+        for _ in range(600):
             found = self.texts()
             if len(found) == len(patterns) and all(map(re.fullmatch, patterns, found)):
                 return
@@ -173,8 +170,7 @@ def test_a_persona_with_its_variables_speaks(browser: Any, address: str, tmp_pat
     with opened(browser, address) as seen:
         page = seen.page
         page.get_by_role("button", name="Prompt and persona").click()
-        page.locator("#chat-persona input").click()
-        page.get_by_role("option", name="tutor").click()
+        choose(page, "#chat-persona", "tutor")
         role = page.get_by_label("role")
         role.wait_for()
         assert role.input_value() == "a patient tutor" and page.get_by_label("level").is_visible()
@@ -293,8 +289,7 @@ def test_an_answer_that_ends_behind_another_tab_leaves_the_address_to_that(brows
 def test_a_failed_answer_is_told_and_can_be_tried_again(browser: Any, address: str) -> None:
     with opened(browser, address) as seen:
         page = seen.page
-        page.locator("#chat-model input").click()
-        page.get_by_role("option", name="fake:0.1").click()
+        choose(page, "#chat-model", "fake:0.1")
         page.wait_for_function("location.search.includes('model=')")
         seen.ask("broken", answered=False)
         seen.line("The answer failed and is not part of the conversation: the connection was cut")

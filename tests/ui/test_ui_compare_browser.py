@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import MARKS, ROOT, served
+from pages import MARKS, ROOT, choose, complaints_of, served
 
 pytestmark = MARKS
 
@@ -38,12 +38,8 @@ class Comparison:
     ) -> None:
         self.context = browser.new_context(viewport={"width": width, "height": 900}, **how)
         self.page = self.context.new_page()
-        self.complaints: list[str] = []
+        self.complaints = complaints_of(self.page)
         self.requests: list[str] = []
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on(
-            "console", lambda message: self.complaints.append(message.text) if message.type == "error" else None
-        )
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(address + "/" + query)
         self.page.locator("#compare-a-system", has_text="System").wait_for()
@@ -110,11 +106,8 @@ def test_one_pane_fails_and_is_asked_again(browser: Any, address: str) -> None:
 def test_differences_are_marked_and_texts_are_kept(browser: Any, address: str) -> None:
     with Comparison(browser, address) as now:
         now.show("Differences from A")
-        for pane, seed in (("a", "1"), ("b", "9")):
-            now.on(f"{pane}-prompt").locator("input").click()
-            name = "arithmetic-terse" if pane == "a" else "arithmetic-steps"
-            now.page.get_by_role("option", name=name).click()
-            assert seed
+        for pane, name in (("a", "arithmetic-terse"), ("b", "arithmetic-steps")):
+            choose(now.page, f"#compare-{pane}-prompt", name)
         now.ask("recite")
         now.on("b-answer").locator("ins").first.wait_for()
         kept = (
@@ -179,8 +172,7 @@ def test_tokens_by_keyboard_and_going_on_from_an_alternative(browser: Any, tiny_
 def test_eight_samples_a_target_and_the_address_in_another_browser(browser: Any, address: str) -> None:
     with Comparison(browser, address) as now:
         now.on("tasks").locator("button").first.click()
-        now.on("task").locator("input").click()
-        now.page.get_by_role("option", name="arithmetic").click()
+        choose(now.page, "#compare-task", "arithmetic")
         now.on("number").locator("input").fill("3")
         now.on("take").click()
         now.on("target").get_by_text("Question 3 of 100").wait_for()

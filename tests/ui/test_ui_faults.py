@@ -21,7 +21,7 @@ import httpx
 import pytest
 from clients import Client
 from paced_page import EVIL
-from pages import MARKS, ROOT, free_port, served
+from pages import MARKS, ROOT, complaints_of, free_port, served
 from test_report import rung
 
 from workbench.inert import visible
@@ -86,11 +86,8 @@ class Watched:
         self.context = browser.new_context(viewport={"width": 1280, "height": 900})
         self.page = self.context.new_page()
         self.requests: list[str] = []
-        self.dialogs: list[str] = []
-        self.errors: list[str] = []
+        self.complaints = complaints_of(self.page)
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(url)
         self.page.get_by_role("tab").first.wait_for()
 
@@ -103,7 +100,7 @@ class Watched:
         alive = self.page.locator(
             ".pane :is(img, script, iframe, object, embed, [onerror], a[href^='javascript'])"
         )
-        return alive.count() == 0 and self.page.title() == "LLM workbench" and not self.dialogs + self.errors
+        return alive.count() == 0 and self.page.title() == "LLM workbench" and not self.complaints
 
 
 @contextmanager

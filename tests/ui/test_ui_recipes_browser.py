@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import MARKS, served
+from pages import MARKS, complaints_of, served
 
 from workbench.run_folder import RunFolder, list_runs
 
@@ -28,9 +28,7 @@ def address(runs: Path) -> Iterator[str]:
 def opened(browser: Any, url: str, width: int = 1200, scheme: str = "light") -> tuple[Any, list[str]]:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.set_default_timeout(WAIT)
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    complaints = complaints_of(page)
     page.goto(url)
     page.locator("#recipes-list h2").wait_for(state="visible" if "tab=recipes" in url else "attached")
     return page, complaints

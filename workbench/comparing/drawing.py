@@ -150,6 +150,7 @@ class Draw:
         self._talks = [Talk() for _ in request.indices]
         turns: list[Turn | None] = [None] * len(self._talks)
         texts = [""] * len(self._talks)
+        tokens = [0] * len(self._talks)
         news = asyncio.Event()
         updates = 0
 
@@ -157,7 +158,7 @@ class Draw:
             asked = replace(request, indices=(request.indices[place],))
             async with aclosing(self._talks[place].hear(lender, entry, asked, sampling)) as pieces:
                 async for heard in pieces:
-                    texts[place], turns[place] = heard.text, heard.turn
+                    texts[place], tokens[place], turns[place] = heard.text, heard.tokens, heard.turn
                     news.set()
 
         tasks = [asyncio.create_task(one(place)) for place in range(len(turns))]
@@ -169,7 +170,7 @@ class Draw:
                 news.clear()
                 done = [turn for turn in turns if turn is not None]
                 if len(done) < len(turns) and any(texts):
-                    yield Progress(len(done), sum(turn.completion_tokens for turn in done), texts[0])
+                    yield Progress(len(done), sum(tokens), texts[0])
                     updates += 1
                     # The first words come at once; then four panes together must not keep a browser busy.
                     await asyncio.sleep(PAUSE if updates < _QUICK_UPDATES else 4 * PAUSE)
@@ -179,7 +180,7 @@ class Draw:
             self.stop()
             await asyncio.gather(*tasks, return_exceptions=True)
         whole = tuple(turn for turn in turns if turn is not None)
-        yield Progress(len(whole), sum(turn.completion_tokens for turn in whole), texts[0], whole)
+        yield Progress(len(whole), sum(tokens), texts[0], whole)
 
     async def _batch(
         self, lender: Lender, entry: Entry, request: Request, sampling: Sampling

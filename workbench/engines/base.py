@@ -45,6 +45,22 @@ class TokenScores:
     error: str | None = None
 
 
+class Piece(str):
+    """A piece of an answer's text, as it streams.
+
+    Attributes:
+        tokens: drawn for the answer until this piece, by the engine or the server; 0 where it does not tell.
+    """
+
+    tokens: int
+
+    def __new__(cls, text: str, tokens: int) -> "Piece":
+        """The text, and the tokens drawn until it."""
+        piece = super().__new__(cls, text)
+        piece.tokens = tokens
+        return piece
+
+
 class Engine(Protocol):
     """One model, loaded or reached, ready to answer."""
 
@@ -103,8 +119,9 @@ class Engine(Protocol):
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
         """One sample, the first of the request's indices, as it comes: pieces of its text, the completion last.
 
-        The pieces joined are the completion's text. One that broke off half-way finishes with `error` and has the
-        text that came. Closing the iterator ends the generation, at the server too.
+        The pieces joined are the completion's text; each is a `Piece` where the engine knows how many tokens have
+        been drawn. One that broke off half-way finishes with `error` and has the text that came. Closing the
+        iterator ends the generation, at the server too.
         """
 
     def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":

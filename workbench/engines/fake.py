@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from workbench.cost import ModelShape
 from workbench.decodes import Sampling
-from workbench.engines.base import Batch, TokenScore, TokenScores, check_top, sample_seed
+from workbench.engines.base import Batch, Piece, TokenScore, TokenScores, check_top, sample_seed
 from workbench.errors import UserError, check_range
 from workbench.types import Completion, Finish, Model, Request
 
@@ -114,7 +114,8 @@ class FakeEngine:
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str | Completion]:
         """The sample's words, one by one, each with the blanks before it."""
         completion = self._completion(request, request.indices[0], sampling)
-        yield from re.findall(r"\s*\S+|\s+", completion.text)
+        for count, word in enumerate(re.findall(r"\s*\S+|\s+", completion.text), start=1):
+            yield Piece(word, min(count, completion.completion_tokens))
         yield completion
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from workbench.engines.base import Piece
 from workbench.types import Completion, Finish, Request
 
 BROKEN = "\ufffd"
@@ -86,7 +87,7 @@ def in_pieces(
         if piece:
             said.append(piece)
             seconds += time.perf_counter() - started
-            yield piece
+            yield Piece(piece, len(row.tokens))
             started = time.perf_counter()  # what the reader does with a piece is not the sample's time
     yield row.completion("".join(said), virtual, seconds + time.perf_counter() - started)
 

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from workbench.engines.answers import FINISHES, token_scores
+from workbench.engines.base import Piece
 from workbench.engines.client import ServerError, Servers
 from workbench.types import Completion, Finish
 
@@ -88,7 +89,7 @@ async def read_pieces(servers: Servers, response: httpx.Response, index: int) ->
                 problem = None
                 break
             if piece := sample.take(data):
-                yield piece
+                yield Piece(piece, len(sample.scores))  # a server tells the score of each token
     except httpx.RequestError as error:
         problem = f"the stream broke off ({servers.words(error)})"
     except ServerError as error:

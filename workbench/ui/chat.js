@@ -69,11 +69,15 @@ if (scroller && !scroller.dataset.ready) {
   scroller.setAttribute('role', 'region');
   scroller.setAttribute('aria-label', 'Conversation');
   let follow = true;
-  scroller.addEventListener('scroll', () => {
-    follow = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
-  });
-  new MutationObserver(() => { if (follow) scroller.scrollTop = scroller.scrollHeight; })
-    .observe(scroller, { childList: true, subtree: true, characterData: true });
+  let put = 0; // where the text was put last: above it the person has scrolled, though no event has told yet
+  const near = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
+  scroller.addEventListener('scroll', () => { follow = near(); });
+  new MutationObserver(() => {
+    if (scroller.scrollTop < put && !near()) follow = false;
+    if (!follow) return;
+    scroller.scrollTop = scroller.scrollHeight;
+    put = scroller.scrollTop;
+  }).observe(scroller, { childList: true, subtree: true, characterData: true });
 }
 
 // Escape stops the answer.

@@ -91,7 +91,7 @@ async def answered(
     if session.stopped:
         yield Heard("Stopped before it began.", problem=True, turn=Turn(node.text, "", "stopped"))
         return
-    said, turn, saved = "", None, False
+    said, drawn_tokens, turn, saved = "", 0, None, False
     began, waited = time.monotonic(), 0.0
 
     def keep(turn: Turn, system: str) -> None:
@@ -105,10 +105,11 @@ async def answered(
     try:
         async with aclosing(session.talk.hear(lender, entry, request, sampling)) as pieces:
             async for heard in pieces:
-                said, turn = heard.text, heard.turn
-                waited = waited or (time.monotonic() - began if said else 0.0)
+                said, drawn_tokens, turn = heard.text, heard.tokens, heard.turn
+                spent = time.monotonic() - began
+                waited = waited or (spent if said else 0.0)
                 if turn is None:
-                    yield Heard(f"Answering… {time.monotonic() - began:.1f} s", said)
+                    yield Heard(_so_far(drawn_tokens, spent, waited), said)
         assert turn is not None, "an answer ends with its turn"
         kept = turn.end != "error" and bool(turn.answer)
         if not hashing.done():  # who has pressed Stop does not wait for a model's file to be read
@@ -122,7 +123,8 @@ async def answered(
     finally:
         if not saved and said and (turn is None or turn.end != "error"):  # the browser has gone: what came is kept
             with suppress(UserError):  # unless the conversation was deleted
-                keep(turn or Turn(node.text, said, "stopped", seconds=time.monotonic() - began), "")
+                spent = time.monotonic() - began
+                keep(turn or Turn(node.text, said, "stopped", 0, drawn_tokens, spent), "")
     yield Heard(told(turn, kept, waited), problem=not kept, turn=turn)
 
 
@@ -167,6 +169,12 @@ def speed(tokens: int, seconds: float) -> list[str]:
     return [f"{tokens / seconds:,.1f} tokens/s"] if seconds >= _SHORTEST else []
 
 
+def _so_far(tokens: int, seconds: float, waited: float) -> str:
+    """A line on an answer that is on its way, whose first piece came after `waited` seconds."""
+    known = [f"{tokens:,} tokens", *speed(tokens, seconds - waited)] if tokens else []
+    return ", ".join([f"Answering… {seconds:.1f} s", *known])
+
+
 def told(turn: Turn, kept: bool, waited: float) -> str:
     """A line on how an answer ended, whose first piece came after `waited` of its seconds."""
     if turn.end == "error":
@@ -174,7 +182,9 @@ def told(turn: Turn, kept: bool, waited: float) -> str:
     if not kept:
         return "Nothing came. Try again, or ask something else."
     if turn.end == "stopped":
-        return f"Stopped after {turn.seconds:.1f} s and {len(turn.answer):,} characters; what came is kept."
+        drawn = turn.completion_tokens
+        came = f"{drawn:,} tokens" if drawn else f"{len(turn.answer):,} characters"
+        return f"Stopped after {turn.seconds:.1f} s and {came}; what came is kept."
     tokens = f"{turn.prompt_tokens:,} + {turn.completion_tokens:,} tokens (prompt + answer)"
     counts = ", ".join([tokens, *speed(turn.completion_tokens, turn.seconds - waited)])
     return f"{counts}; cut off at the longest answer or the context's end." if turn.end == "length" else counts

@@ -34,7 +34,7 @@ class Controls:
         import gradio as gr
 
         self._shell, self._state = shell, state
-        self.model = gr.Dropdown([], label="Model", elem_id="chat-model", interactive=True)
+        self.model = gr.Dropdown([], label="Model", elem_id="chat-model", interactive=False)  # until it has some
         self._facts = gr.HTML("", elem_id="chat-facts", elem_classes=["pane"], js_on_load=None)
         with gr.Accordion("Prompt and persona", open=False, elem_id="chat-prompt"):
             self._persona = gr.Dropdown(
@@ -102,7 +102,7 @@ class Controls:
         entries = self._shell.catalogue.entries()
         entry = next((entry for entry in entries if entry.key == wanted), entries[0])
         offered = [(entry.label, entry.key) for entry in entries]
-        return {**self.show(_usual(entry)), self.model: gr.Dropdown(offered, value=entry.key)}
+        return {**self.show(_usual(entry)), self.model: gr.Dropdown(offered, value=entry.key, interactive=True)}
 
     def connect(self, status: Any) -> None:
         """Have the components follow each other; `status` is told what does not go."""

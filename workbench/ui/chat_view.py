@@ -136,7 +136,8 @@ def _facts(node: Node) -> str:
     if node.system:
         facts.append(f'System <code title="Content hash of the System that answered">{html(node.system)}</code>')
     if node.completion_tokens:
-        facts.append(f"{node.prompt_tokens:,} + {node.completion_tokens:,} tokens")
+        read = f"{node.prompt_tokens:,} + " if node.prompt_tokens else ""  # of a stopped answer it is not told
+        facts.append(f"{read}{node.completion_tokens:,} tokens")
         facts += speed(node.completion_tokens, node.seconds - node.waited)
     if node.end == "stopped":
         facts.append(f"<strong>stopped</strong> after {node.seconds:.1f} s")

@@ -119,13 +119,15 @@ def add_pane(name: str, visible: bool) -> PaneParts:
     id = f"compare-{name}"
     with gr.Column(elem_id=f"compare-pane-{name}", elem_classes=["compare-pane"], visible=visible) as column:
         gr.HTML(f"<h3>Pane {name.upper()}</h3>", elem_classes=["pane"], js_on_load=None)
-        model = gr.Dropdown([], label=f"Model of pane {name.upper()}", elem_id=f"{id}-model", interactive=True)
+        # Disabled until the visit's settings have come, which would undo what was set before.
+        model = gr.Dropdown([], label=f"Model of pane {name.upper()}", elem_id=f"{id}-model", interactive=False)
         prompt = gr.Dropdown(
-            prompt_choices(), value=PLAIN, label=f"Prompt of pane {name.upper()}", elem_id=f"{id}-prompt"
-        )
+            prompt_choices(), value=PLAIN, label=f"Prompt of pane {name.upper()}", elem_id=f"{id}-prompt",
+            interactive=False,
+        )  # fmt: skip
         with gr.Accordion("Decoding", open=False, elem_id=f"{id}-decoding"):
             ways = [("Greedy", "greedy"), ("One sample", "sample"), ("Majority vote among n samples", "vote")]
-            way = gr.Radio(ways, value=start.way, label="Decoding", elem_id=f"{id}-way")
+            way = gr.Radio(ways, value=start.way, label="Decoding", elem_id=f"{id}-way", interactive=False)
             with gr.Row():
                 temperature = gr.Number(
                     start.temperature, label="Temperature", step=0.1, elem_id=f"{id}-temperature", min_width=90,
@@ -137,7 +139,7 @@ def add_pane(name: str, visible: bool) -> PaneParts:
                 )  # fmt: skip
                 most = gr.Number(
                     start.max_tokens, label=f"Max tokens, 1 to {MOST_TOKENS:,}", step=1,
-                    elem_id=f"{id}-max-tokens", min_width=90,
+                    elem_id=f"{id}-max-tokens", min_width=90, interactive=False,
                 )  # fmt: skip
         system = gr.HTML("", elem_id=f"{id}-system", elem_classes=["pane"], js_on_load=None)
         with gr.Row():

@@ -149,11 +149,11 @@ class Setup:
         _, prompt, way, temperature, n, most = part.controls
         return {
             **self._named(part, made),
-            prompt: made.prompt,
-            way: made.way,
+            prompt: gr.Dropdown(value=made.prompt, interactive=True),
+            way: gr.Radio(value=made.way, interactive=True),
             temperature: gr.Number(made.temperature, visible=made.way != "greedy"),
             n: gr.Number(made.n, visible=made.way == "vote"),
-            most: made.max_tokens,
+            most: gr.Number(made.max_tokens, interactive=True),
         }
 
     def _described(self, sent: Shown) -> Shown:
@@ -244,7 +244,8 @@ class Setup:
                     made = wanted
                 except UserError as error:
                     problems.append(f"Pane {NAMES[place].upper()}: {error}")
-            shown |= {part.controls[0]: gr.Dropdown(choices, value=made.key), **self._set(part, made)}
+            models = gr.Dropdown(choices, value=made.key, interactive=True)
+            shown |= {part.controls[0]: models, **self._set(part, made)}
         try:
             shown |= self._question(board, fields)
         except UserError as error:

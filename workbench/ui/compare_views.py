@@ -37,9 +37,9 @@ LEGEND = (
 
 def coming(progress: Progress, samples: int) -> str:
     """How far an answer, or several, have come."""
-    if samples == 1:
-        return line("Answering…")
     tokens = f", {progress.tokens:,} tokens so far" if progress.tokens else ""
+    if samples == 1:
+        return line(f"Answering…{tokens.removeprefix(',')}")
     return line(f"{progress.ended} of {samples} samples have ended{tokens}.")
 
 
