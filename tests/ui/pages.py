@@ -90,7 +90,7 @@ def choose(page: Any, dropdown: str, option: str) -> None:
 
     The list is the dropdown's own: that of another one takes a moment to close.
     """
-    box = page.locator(dropdown).get_by_role("listbox")
+    box = page.locator(dropdown).locator("input")
     box.click()
     lists = page.locator(f"[id='{box.get_attribute('aria-controls')}']")
     lists.get_by_role("option", name=option, exact=True).click()
