@@ -57,7 +57,7 @@ def test_serve_for_real(real_vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None
     # What was seen: see BOUNDS.
     largest = {c.check: max(o.value for o in state.canaries if o.check == c.check) for c in state.canaries}
     assert set(largest) == {"prefill", "decode", "self", "greedy", "tokens"}
-    assert largest["decode"] < 0.1 and largest["self"] < 0.06  # .05 on a processor with AMX, .003 without
+    assert largest["decode"] < 0.01 and largest["self"] < 0.01
 
     before = {adapter: answer(state, adapter) for adapter in (None, one, soft)}
     assert len(set(before.values())) == 3, "each adapter is applied"

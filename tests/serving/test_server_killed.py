@@ -38,7 +38,7 @@ def serve(server: Any) -> ServerState:
     told = server.settings
     # The canaries have their own tests; a second model in memory would only make this one slower.
     flags = ["--python", str(told["python"]), "--port", str(server.port), "--canaries", "self"]
-    for name in ("max_model_len", "max_loras"):
+    for name in ("max_model_len", "max_loras", "dtype"):
         flags += ["--" + name.replace("_", "-"), str(told[name])]
     process = workbench("serve", *flags, "--adapters", *told["adapters"])
     _, words = process.communicate(timeout=400)

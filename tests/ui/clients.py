@@ -42,9 +42,9 @@ class Client:
                     self._set(id, value)
 
     def listener(self, elem_id: str, event: str) -> dict[str, Any]:
-        """What is called when that happens to that component."""
+        """What is called on the server when that happens to that component."""
         target = [self.ids[elem_id], event]
-        return next(one for one in self.config["dependencies"] if target in one["targets"])
+        return next(one for one in self.config["dependencies"] if target in one["targets"] and one["backend_fn"])
 
     def body(self, elem_id: str, event: str, values: dict[str, Any], data: Any = None) -> dict[str, Any]:
         """The request that a browser sends for it.

@@ -71,7 +71,7 @@ class Walk:
         print(f"chat: stopped {time.monotonic() - clicked:.2f} s after the click", flush=True)
         box.fill("Give me one sentence about the sea.")
         box.press("Enter")
-        self.page.locator("#chat-line", has_text="tokens/s").wait_for(timeout=LONG)
+        self.page.locator("#chat-line", has_text="(prompt + answer)").wait_for(timeout=LONG)
         print("chat:", self.page.locator("#chat-line").inner_text(), flush=True)
         self.shoot("chat")
 

@@ -96,6 +96,25 @@ def test_a_question_may_come_before_the_list_of_models(url: str) -> None:
         assert "echo early 0" in visitor.ask("early")
 
 
+def test_looking_for_new_models_leaves_what_is_set(url: str) -> None:
+    with tab(url) as visitor:
+        set_here = {"chat-temperature": 0.3, "chat-persona": "tutor", "chat-system": "Be brief."}
+        assert "1 model." in visitor.told("chat-refresh", "click", set_here)
+        for name, value in set_here.items():
+            assert visitor.components[visitor.ids[name]]["props"]["value"] == value
+
+
+def test_choosing_a_model_takes_no_answers_line_away(url: str) -> None:
+    """The listener may end behind an answer that was asked for since, whose line tells what went wrong."""
+    with tab(url) as visitor:
+        listener = visitor.listener("chat-model", "input")
+        assert "1 model." in visitor.told("chat-refresh", "click", {})
+        before = visitor.components[visitor.ids["chat-line"]]["props"]["value"]
+        visitor.told("chat-model", "input", {})
+        assert visitor.ids["chat-line"] in listener["outputs"], "it may tell a problem of its own"
+        assert visitor.components[visitor.ids["chat-line"]]["props"]["value"] == before != ""
+
+
 def test_a_question_that_could_not_be_asked_can_be_tried_again(
     url: str, engine: Paced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +221,7 @@ def test_stop_over_http(url: str, engine: Paced, runs: Path) -> None:
                 stopped = time.monotonic()
                 assert visitor.join(visitor.body("chat-stop", "click", {})).status_code == 200
         assert engine.ended.is_set() and time.monotonic() - stopped < 2
-        assert "Stopped after" in said and "Answer stopped." in said
+        assert "Stopped after" in said and "Answer stopped, " in said
         visitor.ask("two")
     assert engine.seen[-1][0] == "long" and len(engine.seen[-1]) == 3
     assert kept(runs)["long"][1].branch()[1].end == "stopped"

@@ -21,7 +21,7 @@ import httpx
 import pytest
 from clients import Client
 from paced_page import EVIL
-from pages import MARKS, ROOT, complaints_of, free_port, served
+from pages import MARKS, ROOT, choose, complaints_of, free_port, served
 from test_report import rung
 
 from workbench.inert import visible
@@ -460,9 +460,7 @@ def test_43_keys_appear_nowhere(browser: Any, tmp_path: Path) -> None:
         page = context.new_page()
         page.on("response", lambda answer: told.append(json.dumps(answer.headers)))
         page.goto(url)
-        page.locator("#chat-list", has_text="None yet.").wait_for()  # what is set on load has come
-        page.locator("#chat-model input").click()
-        page.get_by_role("option", name="leaky").click()
+        choose(page, "#chat-model", "leaky (server)")
         page.wait_for_function("document.querySelector('#chat-model input').value.startsWith('leaky')")
         ask(page, "hello")
         page.locator("#chat-line .problem", has_text="Incorrect API key").wait_for()

@@ -118,7 +118,7 @@ class Controls:
                 _, old = self._or_usual(sent, entry)
                 new = replace(old, persona=NONE if old.persona == OWN else old.persona)
             there = query("chat", {"model": entry.key, "chat": sent[self._state].chat})
-            return {**self.show(new), status: "", self._shell.address: there}
+            return {**self.show(new), self._shell.address: there}
 
         def became(sent: Updates) -> Updates:
             persona = sent[self._persona]
@@ -132,10 +132,16 @@ class Controls:
         def look(sent: Updates) -> Updates:
             self._shell.catalogue.refresh()
             problems = " ".join(self._shell.catalogue.problems)
-            found = f"{len(self._shell.catalogue.entries()):,} models."
-            return {**self.choices(sent[self.model]), status: line(problems or found, bool(problems))}
+            entries = self._shell.catalogue.entries()
+            found = f"{len(entries):,} model{'s' if len(entries) > 1 else ''}."
+            offered = self.choices(sent[self.model])
+            if any(entry.key == sent[self.model] for entry in entries):  # what the person has set stays
+                offered = {self.model: offered[self.model]}
+            return {**offered, status: line(problems or found, bool(problems))}
 
         sent = {*self.inputs, self._state}
+        # In the browser, at once: an answer's own line may be there before the listener has ended.
+        self.model.input(None, None, [status], js="() => ''")
         self.model.input(chosen, sent, outputs, **QUICK)
         self._persona.input(became, sent, outputs, **QUICK)
         self._refresh.click(look, sent, outputs, **QUICK)
