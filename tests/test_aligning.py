@@ -124,6 +124,8 @@ def test_the_course_is_the_first_and_the_last_updates(tmp_path: Path) -> None:
         assert course(run, ("loss", "reward")) == ["loss: 5.5 → 22.5 (the first and last 10 of 30 updates)"]
     with Run.open(tmp_path, "dpo", {}, name="short") as run:
         assert course(run, ("loss",)) == []
-        for step in (1, 2, 3):
+        run.log(step=1, loss=1.0)
+        assert course(run, ("loss",)) == ["loss: 1 (1 update)"]
+        for step in (2, 3):
             run.log(step=step, loss=float(step))
         assert course(run, ("loss",)) == ["loss: 1 → 3 (3 updates)"]

@@ -63,7 +63,10 @@ def course(run: RunFolder, told: Sequence[str]) -> list[str]:
     """A line a metric: its mean over the first and over the last ten updates that have it."""
     lines = []
     for name in told:
-        if values := curve(run, name):
+        values = curve(run, name)
+        if len(values) == 1:
+            lines.append(f"{name}: {values[0]:.4g} (1 update)")
+        elif values:
             few = max(1, min(_SMOOTHED, len(values) // 2))
             first, last = (sum(part) / len(part) for part in (values[:few], values[-few:]))
             of = f"the first and last {few} of {len(values)} updates" if few > 1 else f"{len(values)} updates"
