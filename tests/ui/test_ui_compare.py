@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import httpx
@@ -19,6 +20,7 @@ from workbench.catalogue import Catalogue
 from workbench.comparing.board import Board
 from workbench.comparing.panes import Setting
 from workbench.comparing.questions import pick
+from workbench.conversation import Turn
 from workbench.decodes import Sampling
 from workbench.engines import EngineConfig
 from workbench.engines.base import TokenScore, TokenScores
@@ -27,7 +29,7 @@ from workbench.lending import Lender
 from workbench.model_flags import ModelFlags
 from workbench.types import Completion, Model, Request
 from workbench.ui.compare_setup import MOST_IN_ADDRESS, fields_of
-from workbench.ui.compare_views import alternatives, differing, spelled
+from workbench.ui.compare_views import _took, alternatives, differing, spelled
 from workbench.ui.shell import MAX_TEXT, Shell
 
 pytestmark = pytest.mark.skipif(
@@ -390,6 +392,14 @@ def test_a_hostile_address_opens_the_page_and_says_what_is_wrong(url: str, field
             "",
             None,
         )
+
+
+def test_the_speed_is_that_of_the_tokens_behind_the_first_ones() -> None:
+    turns = (Turn("q", "a", "stop", 3, 11), Turn("q", "b", "stop", 3, 11), Turn("q", "", "stop", 3, 0))
+    answered = SimpleNamespace(turns=turns, tokens=22, seconds=3.0, waited=1.0, begun="")
+    assert "22 tokens in 2.0 s, 10.0 tokens/s; the first came after 1.0 s" in _took(answered, ())  # type: ignore[arg-type]
+    at_once = SimpleNamespace(**{**vars(answered), "waited": 0.0})
+    assert "22 tokens in 3.0 s, 7.3 tokens/s" in _took(at_once, ())  # type: ignore[arg-type]
 
 
 def test_what_an_address_holds() -> None:

@@ -165,13 +165,18 @@ async def _request(
 
 
 def speed(tokens: int, seconds: float) -> list[str]:
-    """Tokens per second in words; none where an answer came too fast to tell."""
-    return [f"{tokens / seconds:,.1f} tokens/s"] if seconds >= _SHORTEST else []
+    """Tokens per second in words, by the `seconds` since the first; none where they came too fast to tell."""
+    return [f"{(tokens - 1) / seconds:,.1f} tokens/s"] if seconds >= _SHORTEST and tokens > 1 else []
+
+
+def counted(tokens: int) -> str:
+    """A number of tokens in words."""
+    return f"{tokens:,} token{'s' if tokens != 1 else ''}"
 
 
 def _so_far(tokens: int, seconds: float, waited: float) -> str:
     """A line on an answer that is on its way, whose first piece came after `waited` seconds."""
-    known = [f"{tokens:,} tokens", *speed(tokens, seconds - waited)] if tokens else []
+    known = [counted(tokens), *speed(tokens, seconds - waited)] if tokens else []
     return ", ".join([f"Answering… {seconds:.1f} s", *known])
 
 
@@ -183,8 +188,8 @@ def told(turn: Turn, kept: bool, waited: float) -> str:
         return "Nothing came. Try again, or ask something else."
     if turn.end == "stopped":
         drawn = turn.completion_tokens
-        came = f"{drawn:,} tokens" if drawn else f"{len(turn.answer):,} characters"
+        came = counted(drawn) if drawn else f"{len(turn.answer):,} characters"
         return f"Stopped after {turn.seconds:.1f} s and {came}; what came is kept."
-    tokens = f"{turn.prompt_tokens:,} + {turn.completion_tokens:,} tokens (prompt + answer)"
+    tokens = f"{turn.prompt_tokens:,} + {counted(turn.completion_tokens)} (prompt + answer)"
     counts = ", ".join([tokens, *speed(turn.completion_tokens, turn.seconds - waited)])
     return f"{counts}; cut off at the longest answer or the context's end." if turn.end == "length" else counts

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 from workbench.history import Chat, Listed, Node
 from workbench.inert import visible
-from workbench.ui.chat_asking import speed
+from workbench.ui.chat_asking import counted, speed
 from workbench.ui.shell import html
 
 CSS = files("workbench.ui").joinpath("chat.css").read_text(encoding="utf-8")
@@ -137,7 +137,7 @@ def _facts(node: Node) -> str:
         facts.append(f'System <code title="Content hash of the System that answered">{html(node.system)}</code>')
     if node.completion_tokens:
         read = f"{node.prompt_tokens:,} + " if node.prompt_tokens else ""  # of a stopped answer it is not told
-        facts.append(f"{read}{node.completion_tokens:,} tokens")
+        facts.append(read + counted(node.completion_tokens))
         facts += speed(node.completion_tokens, node.seconds - node.waited)
     if node.end == "stopped":
         facts.append(f"<strong>stopped</strong> after {node.seconds:.1f} s")

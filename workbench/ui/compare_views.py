@@ -163,7 +163,9 @@ def _took(answered: Answered, told: Sequence[str]) -> str:
     if answered.tokens:
         unknown = any(not turn.completion_tokens and turn.answer for turn in answered.turns)
         least = "at least " if unknown else ""
-        rate = answered.tokens / max(spent, 1e-9)
+        # What was waited for ended with the first token of each sample.
+        first = sum(turn.completion_tokens > 0 for turn in answered.turns) if answered.waited else 0
+        rate = (answered.tokens - first) / max(spent, 1e-9)
         words.append(f"{least}{answered.tokens:,} tokens in {spent:.1f} s, {least}{rate:,.1f} tokens/s")
     else:
         words.append(f"{spent:.1f} s")
