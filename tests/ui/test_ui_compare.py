@@ -400,6 +400,8 @@ def test_the_speed_is_that_of_the_tokens_behind_the_first_ones() -> None:
     assert "22 tokens in 2.0 s, 10.0 tokens/s; the first came after 1.0 s" in _took(answered, ())  # type: ignore[arg-type]
     at_once = SimpleNamespace(**{**vars(answered), "waited": 0.0})
     assert "22 tokens in 3.0 s, 7.3 tokens/s" in _took(at_once, ())  # type: ignore[arg-type]
+    too_fast = SimpleNamespace(**{**vars(answered), "seconds": 1.01})
+    assert "22 tokens; the first" in _took(too_fast, ())  # type: ignore[arg-type]
 
 
 def test_what_an_address_holds() -> None:

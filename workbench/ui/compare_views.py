@@ -26,6 +26,7 @@ MARKS: dict[Kind, str] = {
 STEPS = (0.05, 0.25, 0.5, 0.75)
 """Probabilities between which a token's colour changes."""
 
+SHORTEST = 0.05  # seconds in which the speed is told
 LONG_WAIT = 0.5  # seconds before the first piece that are told apart
 
 LEGEND = (
@@ -165,8 +166,10 @@ def _took(answered: Answered, told: Sequence[str]) -> str:
         least = "at least " if unknown else ""
         # What was waited for ended with the first token of each sample.
         first = sum(turn.completion_tokens > 0 for turn in answered.turns) if answered.waited else 0
-        rate = (answered.tokens - first) / max(spent, 1e-9)
-        words.append(f"{least}{answered.tokens:,} tokens in {spent:.1f} s, {least}{rate:,.1f} tokens/s")
+        speed = ""
+        if spent >= SHORTEST and answered.tokens > first:
+            speed = f" in {spent:.1f} s, {least}{(answered.tokens - first) / spent:,.1f} tokens/s"
+        words.append(f"{least}{answered.tokens:,} token{'s' if answered.tokens != 1 else ''}{speed}")
     else:
         words.append(f"{spent:.1f} s")
     if answered.waited >= LONG_WAIT:
