@@ -39,8 +39,8 @@ class RealVllm:
     def settings(self) -> dict[str, Any]:
         """What `workbench serve` is told, by the names of ServeConfig.
 
-        In float32 two ways to the same number agree on any processor, whatever is in the batch; in bfloat16 a
-        label of -35 nats was .25 apart on one with AMX. `test_a_fault_of_vllm_is_caught` has one in bfloat16.
+        In float32 two ways to the same number agree, whatever is in the batch; in bfloat16 a label of -35 nats
+        was .25 apart on a processor with AMX. `test_a_fault_of_vllm_is_caught` has one in bfloat16.
         """
         served = (f"a={self.adapters / 'one'}", str(self.adapters / "soft"))
         size = {"max_model_len": 2048, "max_loras": 2, "dtype": "float32"}

@@ -35,10 +35,11 @@ from workbench.runs import Run
 from workbench.tasks.rows import iterate_rows, turns_field
 from workbench.types import Completion, Example, Finish, Message, Model, Prompt, Request, Shots, System
 from workbench.ui import chat_view
-from workbench.ui.chat_asking import Heard, answered, counted, messages, speed
+from workbench.ui.chat_asking import Heard, answered, messages
 from workbench.ui.chat_desk import Session, act, asked, asked_again, asked_instead, download
 from workbench.ui.chat_settings import NONE, OWN, SLOTS, START, Settings, checked, own_variables, restored, sampled
 from workbench.ui.shell import MAX_TEXT
+from workbench.ui.token_words import counted, speed
 
 FLAGS = ModelFlags(model="fake", engine=EngineConfig("fake"))
 
@@ -218,8 +219,9 @@ def test_the_speed_leaves_out_what_came_before_the_first_word(tmp_path: Path) ->
 
 
 def test_the_speed_is_that_of_the_tokens_behind_the_first() -> None:
-    assert speed(11, 2.0) == ["5.0 tokens/s"], "what was waited for ended with the first"
-    assert speed(1, 2.0) == speed(11, 0.001) == []
+    assert speed(11, 2.0) == "5.0 tokens/s", "what was waited for ended with the first"
+    assert speed(22, 2.0, first=2) == "10.0 tokens/s"
+    assert speed(1, 2.0) == speed(11, 0.001) == ""
     assert (counted(1), counted(1200)) == ("1 token", "1,200 tokens")
 
 

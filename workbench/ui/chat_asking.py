@@ -20,8 +20,7 @@ from workbench.prompts import render
 from workbench.types import Example, Message, Prompt, Request, text_hash
 from workbench.ui.chat_desk import Session
 from workbench.ui.chat_settings import Settings
-
-_SHORTEST = 0.01  # seconds in which the speed of an answer is told
+from workbench.ui.token_words import counted, speed
 
 
 @dataclass(frozen=True)
@@ -164,20 +163,10 @@ async def _request(
     return request, "\n\n".join(first) if first else None
 
 
-def speed(tokens: int, seconds: float) -> list[str]:
-    """Tokens per second in words, by the `seconds` since the first; none where they came too fast to tell."""
-    return [f"{(tokens - 1) / seconds:,.1f} tokens/s"] if seconds >= _SHORTEST and tokens > 1 else []
-
-
-def counted(tokens: int) -> str:
-    """A number of tokens in words."""
-    return f"{tokens:,} token{'s' if tokens != 1 else ''}"
-
-
 def _so_far(tokens: int, seconds: float, waited: float) -> str:
     """A line on an answer that is on its way, whose first piece came after `waited` seconds."""
-    known = [counted(tokens), *speed(tokens, seconds - waited)] if tokens else []
-    return ", ".join([f"Answering… {seconds:.1f} s", *known])
+    known = [counted(tokens), speed(tokens, seconds - waited)] if tokens else []
+    return ", ".join(filter(None, [f"Answering… {seconds:.1f} s", *known]))
 
 
 def told(turn: Turn, kept: bool, waited: float) -> str:
@@ -191,5 +180,5 @@ def told(turn: Turn, kept: bool, waited: float) -> str:
         came = counted(drawn) if drawn else f"{len(turn.answer):,} characters"
         return f"Stopped after {turn.seconds:.1f} s and {came}; what came is kept."
     tokens = f"{turn.prompt_tokens:,} + {counted(turn.completion_tokens)} (prompt + answer)"
-    counts = ", ".join([tokens, *speed(turn.completion_tokens, turn.seconds - waited)])
+    counts = ", ".join(filter(None, [tokens, speed(turn.completion_tokens, turn.seconds - waited)]))
     return f"{counts}; cut off at the longest answer or the context's end." if turn.end == "length" else counts

@@ -10,8 +10,8 @@ from importlib.resources import files
 
 from workbench.history import Chat, Listed, Node
 from workbench.inert import visible
-from workbench.ui.chat_asking import counted, speed
 from workbench.ui.shell import html
+from workbench.ui.token_words import counted, speed
 
 CSS = files("workbench.ui").joinpath("chat.css").read_text(encoding="utf-8")
 
@@ -138,7 +138,7 @@ def _facts(node: Node) -> str:
     if node.completion_tokens:
         read = f"{node.prompt_tokens:,} + " if node.prompt_tokens else ""  # of a stopped answer it is not told
         facts.append(read + counted(node.completion_tokens))
-        facts += speed(node.completion_tokens, node.seconds - node.waited)
+        facts += filter(None, [speed(node.completion_tokens, node.seconds - node.waited)])
     if node.end == "stopped":
         facts.append(f"<strong>stopped</strong> after {node.seconds:.1f} s")
     elif node.end == "length":

@@ -11,6 +11,7 @@ from workbench.conversation import Turn
 from workbench.decodes import Majority, Sample
 from workbench.types import System
 from workbench.ui.shell import html, line
+from workbench.ui.token_words import counted, speed
 
 MARKS: dict[Kind, str] = {
     "answer": "",
@@ -26,7 +27,6 @@ MARKS: dict[Kind, str] = {
 STEPS = (0.05, 0.25, 0.5, 0.75)
 """Probabilities between which a token's colour changes."""
 
-SHORTEST = 0.05  # seconds in which the speed is told
 LONG_WAIT = 0.5  # seconds before the first piece that are told apart
 
 LEGEND = (
@@ -38,10 +38,10 @@ LEGEND = (
 
 def coming(progress: Progress, samples: int) -> str:
     """How far an answer, or several, have come."""
-    tokens = f", {progress.tokens:,} tokens so far" if progress.tokens else ""
+    tokens = f"{counted(progress.tokens)} so far" if progress.tokens else ""
     if samples == 1:
-        return line(f"Answering…{tokens.removeprefix(',')}")
-    return line(f"{progress.ended} of {samples} samples have ended{tokens}.")
+        return line(f"Answering… {tokens}".strip())
+    return line(", ".join(filter(None, [f"{progress.ended} of {samples} samples have ended", tokens])) + ".")
 
 
 def text_of(text: str) -> str:
@@ -166,10 +166,8 @@ def _took(answered: Answered, told: Sequence[str]) -> str:
         least = "at least " if unknown else ""
         # What was waited for ended with the first token of each sample.
         first = sum(turn.completion_tokens > 0 for turn in answered.turns) if answered.waited else 0
-        speed = ""
-        if spent >= SHORTEST and answered.tokens > first:
-            speed = f" in {spent:.1f} s, {least}{(answered.tokens - first) / spent:,.1f} tokens/s"
-        words.append(f"{least}{answered.tokens:,} token{'s' if answered.tokens != 1 else ''}{speed}")
+        rate = speed(answered.tokens, spent, first)
+        words.append(least + counted(answered.tokens) + (f" in {spent:.1f} s, {least}{rate}" if rate else ""))
     else:
         words.append(f"{spent:.1f} s")
     if answered.waited >= LONG_WAIT:
